@@ -1,0 +1,1 @@
+"""The words everybody speaks: spaces, conditions, noise, contracts, registries, errors."""

@@ -1,0 +1,166 @@
+"""The contracts: what a codec, a prior, a conditioner and an objective promise to each other.
+
+    codec         x ↔ z                     prior   p(z | c)                conditioner   y → c
+    log p(x | y) ≥ E[log p(z | c) + w],     (z, w) = codec.lift(x)
+
+One formula covers every likelihood. For an exact codec z = f(x) and w = log |det ∂f/∂x|, with equality. For a
+variational one z ~ q(z|x) and w = log p(x|z) − log q(z|x). For a quantising one q is one-hot and w = log p(x|z).
+
+A batch is a dict: "image" (B, C, H, W) float in [−1, 1], "label" (B,) int64, "text" list of B strings, "index" (B,)
+int64 (which picture of the set); "latent" stands for the image when latents were encoded before. Whatever the set
+lacks is absent. `given`, what a condition is made from, is the same dict without the image it describes.
+
+Every loss returns terms that add up, with weight one. `noise` is the source of randomness (None: torch's own) and
+`progress` in [0, 1] is how far the training stage has come; schedules are functions of it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from sfumato.core.condition import Condition
+from sfumato.core.errors import Misfit
+from sfumato.core.noise import Noise
+from sfumato.core.space import Space
+
+Batch = Mapping[str, Any]
+Given = Mapping[str, Any]
+Terms = dict[str, Tensor]
+Batches = Callable[[], Iterable[Batch]]  # each call starts anew, so that a fit may pass over the data twice
+Kind = Literal["exact", "bound"]
+Known = tuple[Tensor, Tensor]  # a latent, and a bool mask of its shape: True where the latent is given
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What the training loop drives: one stage, with one player or two that take turns on the same batch."""
+
+    def loss(self, batch: Batch, player: int = 0, noise: Noise | None = None, progress: float = 1.0) -> Terms:
+        """Scalar terms for `player`; their sum is minimised over players()[player] alone."""
+        ...
+
+    def players(self) -> list[list[nn.Parameter]]:
+        """The parameters of each player; disjoint."""
+        ...
+
+    def prepare(self, batches: Batches) -> None:
+        """Before the first step: what is fitted in closed form (a vocabulary, k-means codes)."""
+        ...
+
+    def settle(self, noise: Noise | None = None) -> None:
+        """After an accepted step: changes that come without a gradient (EMA codes, restarts). A skipped step
+        forgets them instead, by `forget`."""
+        ...
+
+    def forget(self) -> None:
+        """After a skipped step: drops what the losses since the last `settle` had gathered."""
+        ...
+
+    def finish(self, batches: Batches) -> None:
+        """After the last step, on the averaged weights: what is measured on the result (the scale of latents)."""
+        ...
+
+    def diagnostics(self) -> dict[str, float]:
+        """Numbers for the log since the last call (perplexity, usage); never optimised."""
+        ...
+
+
+class Codec(nn.Module, ABC):
+    """Data x ↔ latent z in `space`.
+
+    Laws: decode(encode(x)) has the shape of x. encode is deterministic (the mean or mode of q). Where `exact`,
+    decode inverts encode. A learned codec is an Objective; the defaults here make the others one with nothing to learn.
+    """
+
+    space: Space
+    data: Space  # what x is: Grid(C, H, W) for images
+    exact: bool = False
+    learned: bool = False
+    discrete: bool = False  # whether log-probabilities of x are of 8-bit values (nats), not densities on [−1, 1]
+    kind: Kind | None = None  # what `lift` gives; None: this codec has no likelihood
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def decode(self, z: Tensor) -> Tensor: ...
+
+    def lift(self, x: Tensor, noise: Noise | None = None) -> tuple[Tensor, Tensor]:
+        """(z, w) of the formula above; w (B,) in nats."""
+        raise Misfit(
+            f"{type(self).__name__} is a deterministic map onto continuous latents, so p(x) has no density through it. "
+            "Choose a Gaussian or a discrete bottleneck, or measure distances between samples instead."
+        )
+
+    def blend(self, a: Tensor, b: Tensor, weight: float) -> Tensor:
+        """A latent between two, in whatever way suits the space; weight 0 gives a, 1 gives b."""
+        raise Misfit(f"{type(self).__name__} has no in-between of two latents.")
+
+    def loss(self, batch: Batch, player: int = 0, noise: Noise | None = None, progress: float = 1.0) -> Terms:
+        raise Misfit(f"{type(self).__name__} has nothing to learn.")
+
+    def players(self) -> list[list[nn.Parameter]]:
+        return [list(self.parameters())]
+
+    def prepare(self, batches: Batches) -> None: ...
+
+    def settle(self, noise: Noise | None = None) -> None: ...
+
+    def forget(self) -> None: ...
+
+    def finish(self, batches: Batches) -> None: ...
+
+    def diagnostics(self) -> dict[str, float]:
+        return {}
+
+
+class Prior(nn.Module, ABC):
+    """p(z | c) on the kinds of space it names.
+
+    Laws: sample(c, noise)[i] depends on row i of c and of noise alone. `sample` takes keyword options of its own
+    (steps, temperature, …), all with defaults, beside: null and guidance (p = u + s (c − u), 1 is unguided), and known.
+    """
+
+    spaces: tuple[type, ...]
+    space: Space
+    kind: Kind | None = None
+
+    @abstractmethod
+    def loss(self, z: Tensor, condition: Condition, noise: Noise, progress: float = 1.0) -> Terms: ...
+
+    @abstractmethod
+    def sample(
+        self,
+        condition: Condition,
+        noise: Noise,
+        *,
+        null: Condition | None = None,
+        guidance: float = 1.0,
+        known: Known | None = None,
+        **options: Any,
+    ) -> Tensor: ...
+
+    def log_prob(self, z: Tensor, condition: Condition, noise: Noise) -> Tensor:
+        """(B,) in nats; exact or a lower bound, as `kind` says."""
+        raise Misfit(f"{type(self).__name__} has no log-probability.")
+
+
+class Conditioner(nn.Module, ABC):
+    """y → Condition. `keys` names what it reads from `given`; `drop` is the probability with which `forward` replaces a
+    row by the null condition when it is handed noise (as training does and sampling does not)."""
+
+    keys: tuple[str, ...]
+    drop: float = 0.1
+
+    @abstractmethod
+    def forward(self, given: Given, noise: Noise | None = None) -> Condition: ...
+
+    @abstractmethod
+    def null(self, rows: int) -> Condition:
+        """The learned stand-in for "nothing given", with the same doors open."""
+
+    def prepare(self, batches: Batches) -> None: ...

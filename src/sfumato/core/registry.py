@@ -1,0 +1,55 @@
+"""A registry is a dict that helps: a duplicate name is an error, a missing one is answered with the nearest."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Generic, TypeVar
+
+from sfumato.core.errors import UnknownName
+
+T = TypeVar("T")
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The sentence that answers a wrong name: the closest known one, or the whole list."""
+    known = sorted(names)
+    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+    return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(known)}."
+
+
+class Registry(Generic[T]):
+    """name -> thing. `kind` is the word that errors use: "recipe", "data set", "metric"."""
+
+    def __init__(self, kind: str):
+        self.kind = kind
+        self._things: dict[str, T] = {}
+
+    def add(self, name: str) -> Callable[[T], T]:
+        """Decorator: registers what it decorates under `name`; raises ValueError when the name is taken."""
+        if name in self._things:
+            raise ValueError(f"The {self.kind} {name!r} is registered twice.")
+
+        def register(thing: T) -> T:
+            self._things[name] = thing
+            return thing
+
+        return register
+
+    def __getitem__(self, name: str) -> T:
+        try:
+            return self._things[name]
+        except KeyError:
+            raise UnknownName(f"No {self.kind} is called {name!r}. {nearest(name, self._things)}") from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._things
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._things)
+
+    def __len__(self) -> int:
+        return len(self._things)
+
+    def items(self) -> Iterable[tuple[str, T]]:
+        return self._things.items()

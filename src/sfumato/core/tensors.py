@@ -1,0 +1,26 @@
+"""Small tensor sentences that every room says: per-image sums and means, a (B,) against a latent."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def per_image(x: Tensor) -> Tensor:
+    """Sum over everything but the batch: (B, …) → (B,)."""
+    return x.flatten(1).sum(1) if x.ndim > 1 else x
+
+
+def mean_per_image(x: Tensor) -> Tensor:
+    """Mean over everything but the batch: (B, …) → (B,)."""
+    return x.flatten(1).mean(1) if x.ndim > 1 else x
+
+
+def against(value: Tensor, like: Tensor) -> Tensor:
+    """A (B,) with trailing ones, so that it broadcasts against `like` (B, …)."""
+    return value.reshape(value.shape + (1,) * (like.ndim - value.ndim))
+
+
+def pick(keep: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Row i of a where keep[i], else of b; exact copies, no arithmetic."""
+    return torch.where(against(keep, a), a, b)
