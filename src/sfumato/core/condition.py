@@ -66,7 +66,9 @@ def stack(conditions: Sequence[Condition]) -> Condition:
     """One batch of several, one below the other; all must open the same doors."""
     _same_doors(conditions)
     first, rows = conditions[0], sum(c.rows for c in conditions)
-    doors = {name: torch.cat([getattr(c, name) for c in conditions]) for name in DOORS if getattr(first, name) is not None}
+    doors = {
+        name: torch.cat([getattr(c, name) for c in conditions]) for name in DOORS if getattr(first, name) is not None
+    }
     return Condition(rows, **doors)
 
 
@@ -74,8 +76,6 @@ def choose(keep: Tensor, given: Condition, null: Condition) -> Condition:
     """Row i of `given` where keep[i], else of `null`: dropping a condition so that guidance can be learned."""
     _same_doors([given, null])
     doors = {
-        name: pick(keep, door, getattr(null, name))
-        for name in DOORS
-        if (door := getattr(given, name)) is not None
+        name: pick(keep, door, getattr(null, name)) for name in DOORS if (door := getattr(given, name)) is not None
     }
     return Condition(given.rows, **doors)

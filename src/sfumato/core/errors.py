@@ -1,14 +1,14 @@
 """The errors that users meet. Each says what happened, why, and what now.
 
-    class           raised when                                              exit code of the command line
-    UsageError      a name, a flag or a combination is not known             2
-    Misfit          two parts cannot be composed (a TypeError)               2
-    DataError       a data set cannot be used                                3
-    ImageError      one picture cannot be read (a DataError)                 3
-    Diverged        training produced non-finite numbers again and again     4
-    WeightsError    a file of weights is damaged or belongs elsewhere        1
-    DiskError       the disk refused a write                                 1
-    Locked          another process trains in the same run folder            1
+class           raised when                                              exit code of the command line
+UsageError      a name, a flag or a combination is not known             2
+Misfit          two parts cannot be composed (a TypeError)               2
+DataError       a data set cannot be used                                3
+ImageError      one picture cannot be read (a DataError)                 3
+Diverged        training produced non-finite numbers again and again     4
+WeightsError    a file of weights is damaged or belongs elsewhere        1
+DiskError       the disk refused a write                                 1
+Locked          another process trains in the same run folder            1
 """
 
 

@@ -87,7 +87,9 @@ def size(space: Space) -> int:
 def check(space: Space, z: Tensor) -> Tensor:
     """Returns z, or raises Misfit when z is not a batch of that space (shape and dtype; values are not read)."""
     if tuple(z.shape[1:]) != space.shape:
-        raise Misfit(f"Expected a batch of {space}, shape (B, {', '.join(map(str, space.shape))}), got {tuple(z.shape)}.")
+        raise Misfit(
+            f"Expected a batch of {space}, shape (B, {', '.join(map(str, space.shape))}), got {tuple(z.shape)}."
+        )
     if isinstance(space, Tokens) == z.is_floating_point():
         raise Misfit(f"{space} holds {'integers' if isinstance(space, Tokens) else 'floats'}, got {z.dtype}.")
     return z

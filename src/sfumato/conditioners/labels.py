@@ -1,0 +1,45 @@
+"""A class label becomes a vector: one learned row a class, and one more for "no label".
+
+    y ∈ {0 … K − 1} → vector E[y];  null, and any y < 0 → E[K]
+
+The null row is learned by dropping labels with probability `drop` (Ho & Salimans 2022, arXiv:2207.12598).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.core.condition import Condition
+from sfumato.core.contracts import Conditioner, Given
+from sfumato.core.errors import UsageError
+from sfumato.core.noise import Noise
+
+
+class Labels(Conditioner):
+    """given["label"] (B,) int64 → vector (B, width). Raises UsageError for a label that no class has."""
+
+    keys = ("label",)
+
+    def __init__(self, classes: int, width: int, drop: float = 0.1):
+        super().__init__()
+        self.classes, self.drop = classes, drop
+        self.table = nn.Embedding(classes + 1, width)
+        nn.init.normal_(self.table.weight, std=0.02)  # as DiT and GPT-2 initialise embeddings
+
+    def forward(self, given: Given, noise: Noise | None = None) -> Condition:
+        label = torch.as_tensor(given["label"], device=self.table.weight.device)
+        if label.numel() and int(label.max()) >= self.classes:
+            raise UsageError(
+                f"Label {int(label.max())} is not one of the {self.classes} classes 0 … {self.classes - 1}."
+            )
+        label = torch.where(label < 0, self.classes, label)
+        if noise is not None:
+            label = torch.where(noise.uniform() < self.drop, self.classes, label)
+        return self._embed(label)
+
+    def null(self, rows: int) -> Condition:
+        return self._embed(torch.full((rows,), self.classes, device=self.table.weight.device))
+
+    def _embed(self, label: Tensor) -> Condition:
+        return Condition(len(label), vector=self.table(label))

@@ -1,0 +1,316 @@
+"""A system is codec ∘ prior ∘ conditioner = p(x | y).
+
+    x ──codec.encode──▶ z      z ~ prior( · | c)      c = conditioner(y)      z ──codec.decode──▶ x
+
+    log p(x | y) ≥ E[log p(z | c) + w],  (z, w) = codec.lift(x)          exact where codec and prior are
+
+Its stages are trained one by one: "codec" where the codec learns, "prior" where the prior does, the codec being frozen.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sfumato.core.condition import Condition
+from sfumato.core.contracts import Batch, Batches, Codec, Conditioner, Given, Kind, Known, Objective, Prior, Terms
+from sfumato.core.errors import Misfit, UsageError
+from sfumato.core.noise import Noise, derive
+from sfumato.core.registry import nearest
+from sfumato.core.space import Grid, check, size
+
+Watch = Callable[[int, int], None]  # called with (images done, images in all)
+
+
+class System(nn.Module):
+    """codec: Codec; prior: Prior over codec.space or None (a codec alone); conditioner: Conditioner or None.
+
+    Raises Misfit at construction when the prior does not model the kind of latent that the codec yields.
+    """
+
+    def __init__(self, codec: Codec, prior: Prior | None = None, conditioner: Conditioner | None = None):
+        super().__init__()
+        _refuse_misfits(codec, prior, conditioner)
+        self.codec, self.prior, self.conditioner = codec, prior, conditioner
+        self.recipe: dict[str, Any] = {}  # name and dials, set by recipes.build
+
+    # ---- training: the objective of the stage "prior" ----
+
+    def stages(self) -> dict[str, Objective]:
+        """What there is to train, in order. An empty prior stage (Normal has no parameters) is left out."""
+        found: dict[str, Objective] = {}
+        if self.codec.learned:
+            found["codec"] = self.codec
+        if self.prior is not None and any(True for _ in self.prior.parameters()):
+            found["prior"] = self
+        return found
+
+    def loss(self, batch: Batch, player: int = 0, noise: Noise | None = None, progress: float = 1.0) -> Terms:
+        """The prior's terms on the latents of batch["image"] (or on batch["latent"]), given the rest of the batch."""
+        prior = self._prior()
+        z = batch.get("latent")
+        if z is None:
+            with torch.no_grad():
+                z = self.codec.encode(batch["image"])
+        noise = Noise.ambient(len(z), z.device) if noise is None else noise
+        condition = Condition.none(len(z)) if self.conditioner is None else self.conditioner(batch, noise)
+        return prior.loss(z, condition, noise, progress)
+
+    def players(self) -> list[list[nn.Parameter]]:
+        parts = [part for part in (self.prior, self.conditioner) if part is not None]
+        return [[p for part in parts for p in part.parameters()]]
+
+    def prepare(self, batches: Batches) -> None:
+        if not self.codec.learned:
+            self.codec.prepare(batches)
+        if self.conditioner is not None:
+            self.conditioner.prepare(batches)
+
+    def settle(self, noise: Noise | None = None) -> None: ...
+
+    def forget(self) -> None: ...
+
+    def finish(self, batches: Batches) -> None: ...
+
+    def diagnostics(self) -> dict[str, float]:
+        return {}
+
+    def train(self, mode: bool = True) -> System:
+        super().train(mode)
+        self.codec.eval()  # frozen while a prior learns; its own stage calls codec.train() itself
+        return self
+
+    # ---- use ----
+
+    @property
+    def device(self) -> torch.device:
+        return next((t.device for t in (*self.parameters(), *self.buffers())), torch.device("cpu"))
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, batch: int = 64) -> Tensor:
+        """(n, C, H, W) in [−1, 1] → latents in codec.space."""
+        return self._by_parts(self.codec.encode, images, batch)
+
+    @torch.no_grad()
+    def decode(self, z: Tensor, batch: int = 64) -> Tensor:
+        """Latents → (n, C, H, W), clamped to [−1, 1]."""
+        return self._by_parts(lambda part: self.codec.decode(part).clamp(-1, 1), check(self.codec.space, z), batch)
+
+    def reconstruct(self, images: Tensor, batch: int = 64) -> Tensor:
+        return self.decode(self.encode(images, batch), batch)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int = 1,
+        given: Given | None = None,
+        *,
+        guidance: float = 1.0,
+        seeds: Iterable[int] | None = None,
+        batch: int = 8,
+        known: Known | None = None,
+        watch: Watch | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """(n, C, H, W) in [−1, 1]; image i is a function of seeds[i] and row i of `given`, for one `batch` size.
+
+        `given` maps the conditioner's keys to n values each, or to one for all. guidance: p = u + s (c − u); 1 is
+        unguided, 0 unconditional. `known` = (latents, mask) holds parts of the latent fixed. Options are the prior's
+        own (steps, temperature, top_k, …); an unknown one raises UsageError with the nearest.
+        """
+        prior, seeds = self._prior(), self._seeds(n, seeds)
+        _check_options(prior, options)
+        given = _rows(given, n) if self.conditioner is not None else {}
+        images = []
+        for start in range(0, n, batch):
+            rows = [
+                min(i, n - 1) for i in range(start, start + batch)
+            ]  # padded: rows of one shape do not sway each other
+            noise = Noise.each([seeds[i] for i in rows], self.device)
+            condition, null = self._condition(
+                {key: _take(value, rows) for key, value in given.items()}, batch, guidance
+            )
+            held = None if known is None else (known[0][rows].to(self.device), known[1][rows].to(self.device))
+            z = prior.sample(condition, noise, null=null, guidance=guidance, known=held, **options)
+            images.append(self.codec.decode(z).clamp(-1, 1)[: min(batch, n - start)])
+            if watch is not None:
+                watch(min(start + batch, n), n)
+        return torch.cat(images)
+
+    @property
+    def log_prob_kind(self) -> Kind:
+        return "exact" if self.codec.kind == "exact" and self._prior().kind == "exact" else "bound"
+
+    @torch.no_grad()
+    def log_prob(
+        self, images: Tensor, given: Given | None = None, seeds: Iterable[int] | None = None, batch: int = 64
+    ) -> Tensor:
+        """(n,) nats: of 8-bit values where codec.discrete, else a density on [−1, 1]. See log_prob_kind."""
+        prior, n = self._prior(), len(images)
+        seeds, given = self._seeds(n, seeds), _rows(given, n) if self.conditioner is not None else {}
+        nats = []
+        for start in range(0, n, batch):
+            rows = list(range(start, min(start + batch, n)))
+            noise = Noise.each([seeds[i] for i in rows], self.device)
+            condition, _ = self._condition({key: _take(value, rows) for key, value in given.items()}, len(rows), 1.0)
+            z, weight = self.codec.lift(images[rows].to(self.device), noise)
+            nats.append(prior.log_prob(z, condition, noise) + weight)
+        return torch.cat(nats)
+
+    def bits_per_dim(
+        self, images: Tensor, given: Given | None = None, seeds: Iterable[int] | None = None, batch: int = 64
+    ) -> Tensor:
+        """(n,) bits a dimension of 8-bit data, k = round(127.5 (x + 1)).
+
+        A density is evaluated on uniformly dequantised values, x + (u − ½) / 127.5 with bins of 1 / 127.5, which bounds
+        the discrete probability (Theis et al. 2016, arXiv:1511.01844): bits = −log₂ p(x) / D + log₂ 127.5.
+        """
+        dims = size(self.codec.data)
+        if self.codec.discrete:
+            return -self.log_prob(images, given, seeds, batch) / (dims * math.log(2))
+        levels = ((images + 1) * 127.5).round()
+        seeds = self._seeds(len(images), seeds)
+        u = Noise.each([derive(seed, "dequantise") for seed in seeds], images.device).uniform(*images.shape[1:])
+        nats = self.log_prob((levels + u - 0.5) / 127.5 - 1, given, seeds, batch)
+        return -nats / (dims * math.log(2)) + math.log2(127.5)
+
+    def edit(self, images: Tensor, mask: Tensor, given: Given | None = None, **options: Any) -> Tensor:
+        """Repaints where mask (n or 1, 1, H, W) is true; every other pixel is returned as it came.
+
+        A latent cell is held when no pixel under it is to change.
+        """
+        layout, n = self.codec.space.layout, len(images)
+        if layout is None:
+            raise Misfit(
+                f"{self.codec.space} has no layout in the plane, so a part of the image is no part of the latent."
+            )
+        hole = mask.to(images.device).expand(n, 1, *images.shape[-2:]).float()
+        z = self.encode(images)
+        free = F.adaptive_max_pool2d(hole, layout) > 0
+        free = free.expand(-1, z.shape[1], -1, -1) if z.ndim == 4 else free.flatten(1)
+        free = free[..., None].expand_as(z) if z.ndim == 3 else free
+        painted = self.sample(n, given, known=(z, ~free.to(z.device)), **options).to(images.device)
+        return torch.where(hole > 0, painted, images)
+
+    @torch.no_grad()
+    def interpolate(self, a: Tensor, b: Tensor, frames: int = 8, given: Given | None = None, **options: Any) -> Tensor:
+        """(frames, C, H, W) from image a to image b, each (C, H, W).
+
+        Where the prior can be inverted (diffusion), both images go to noise along the deterministic flow and the path
+        between is a great circle there (DDIM, arXiv:2010.02502); otherwise the codec blends the two latents.
+        """
+        ends = self.encode(torch.stack([a, b]).to(self.device))
+        weights = torch.linspace(0, 1, frames).tolist()
+        if self.prior is None or not hasattr(self.prior, "invert"):
+            return self.decode(torch.cat([self.codec.blend(ends[:1], ends[1:], w) for w in weights]))
+        given = _rows(given, frames) if self.conditioner is not None else {}
+        two, _ = self._condition({key: _take(value, [0, frames - 1]) for key, value in given.items()}, 2, 1.0)
+        noise_a, noise_b = self.prior.invert(ends, two).unbind(0)  # type: ignore[operator]
+        start = torch.stack([slerp(noise_a, noise_b, w) for w in weights])
+        condition, _ = self._condition(given, frames, 1.0)
+        z = self.prior.sample(condition, Noise.each(range(frames), self.device), start=start, **options)
+        return self.decode(z)
+
+    # ---- the seams ----
+
+    def _prior(self) -> Prior:
+        if self.prior is None:
+            raise Misfit(
+                f"This system is a {type(self.codec).__name__} alone: it encodes and decodes, but has no prior. "
+                "Train one over its latents, for instance `sfumato train ldm DATA --from codec=RUN`."
+            )
+        return self.prior
+
+    def _condition(self, given: Given, rows: int, guidance: float) -> tuple[Condition, Condition | None]:
+        """The condition, and the null condition where guidance needs it. Nothing given is the null condition."""
+        if self.conditioner is None:
+            if guidance != 1.0:
+                raise UsageError("Guidance needs a condition, and this system was built without one.")
+            return Condition.none(rows), None
+        unknown = [key for key in given if key not in (*self.conditioner.keys, "mask")]
+        if unknown:
+            raise UsageError(
+                f"The system is not conditioned on {unknown[0]!r}. {nearest(unknown[0], self.conditioner.keys)}"
+            )
+        null = self.conditioner.null(rows)
+        if not given:
+            return null, None if guidance == 1.0 else null
+        missing = [key for key in self.conditioner.keys if key not in given]
+        if missing:
+            raise UsageError(f"The system is conditioned on {missing[0]!r} too; give it, or nothing at all.")
+        return self.conditioner(given), None if guidance == 1.0 else null
+
+    def _by_parts(self, function: Callable[[Tensor], Tensor], x: Tensor, batch: int) -> Tensor:
+        return torch.cat([function(part.to(self.device)) for part in x.split(batch)])
+
+    @staticmethod
+    def _seeds(n: int, seeds: Iterable[int] | None) -> Sequence[int]:
+        seeds = range(n) if seeds is None else list(seeds)
+        if len(seeds) != n:
+            raise UsageError(f"{n} images need {n} seeds, not {len(seeds)}.")
+        return seeds
+
+
+def slerp(a: Tensor, b: Tensor, weight: float) -> Tensor:
+    """The great circle between two Gaussian draws, which keeps their norm; weight 0 gives a, 1 gives b."""
+    cosine = F.cosine_similarity(a.flatten(), b.flatten(), dim=0).clamp(-1, 1)
+    angle = torch.arccos(cosine)
+    if angle < 1e-4 or angle > math.pi - 1e-4:  # (anti)parallel: no circle, or no one circle, runs through both
+        return torch.lerp(a, b, weight)
+    return (torch.sin((1 - weight) * angle) * a + torch.sin(weight * angle) * b) / torch.sin(angle)
+
+
+def _refuse_misfits(codec: Codec, prior: Prior | None, conditioner: Conditioner | None) -> None:
+    if prior is None:
+        if conditioner is not None:
+            raise Misfit("A condition without a prior has nobody to listen to it. Hand a prior in, or no conditioner.")
+        return
+    if not isinstance(codec.space, prior.spaces):
+        accepted = " or ".join(kind.__name__ for kind in prior.spaces)
+        raise Misfit(
+            f"{type(prior).__name__} models {accepted}, but {type(codec).__name__} yields {codec.space}. "
+            "Choose a prior for that kind of latent, or a codec with another bottleneck."
+        )
+    if codec.space != prior.space:
+        raise Misfit(
+            f"{type(prior).__name__} was built for {prior.space}, but {type(codec).__name__} yields {codec.space}. "
+            "Build the prior with space=codec.space."
+        )
+    if not isinstance(codec.data, Grid):
+        raise Misfit(f"A system's data are images, a Grid, not {codec.data}.")
+
+
+def _check_options(prior: Prior, options: Mapping[str, Any]) -> None:
+    parameters = inspect.signature(prior.sample).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    own = [name for name in parameters if name not in ("condition", "noise", "null", "guidance", "known")]
+    for name in options:
+        if name not in own:
+            advice = nearest(name, own) if own else "It takes none."
+            raise UsageError(f"{type(prior).__name__} has no sampling option {name!r}. {advice}")
+
+
+def _rows(given: Given | None, n: int) -> dict[str, Any]:
+    """Every value as n rows: one value (a string, a number, a single row) stands for all."""
+    rows: dict[str, Any] = {}
+    for key, value in (given or {}).items():
+        if isinstance(value, (str, int)):
+            value = [value] * n
+        value = torch.as_tensor(value) if key == "label" else value
+        if len(value) == 1 and n > 1:
+            value = _take(value, [0] * n)
+        if len(value) != n:
+            raise UsageError(f"{n} images need {n} rows of {key!r} (or one for all), not {len(value)}.")
+        rows[key] = value
+    return rows
+
+
+def _take(value: Any, rows: list[int]) -> Any:
+    return value[rows] if isinstance(value, Tensor) else [value[i] for i in rows]
