@@ -1,0 +1,126 @@
+"""The table of recipes: a recipe is a typed function of at most six dials that returns a System or a Cascade.
+
+Its signature is the command line, the studio's form and recipe.json: dials are ints, floats, bools, strings, literals
+or "one of these or None", so they can be written down, and nothing else decides what is built.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sfumato.core.errors import UsageError
+from sfumato.core.registry import Registry, nearest
+from sfumato.recipes.plan import Plan
+from sfumato.systems import Cascade, System
+
+Built = System | Cascade
+Planner = Callable[[str, str], Plan]  # (stage, size) → how it is trained
+MOST_DIALS = 6
+
+
+@dataclass(frozen=True)
+class Dial:
+    name: str
+    type: Any
+    default: Any
+
+    @property
+    def choices(self) -> tuple[Any, ...] | None:
+        return typing.get_args(self.type) if typing.get_origin(self.type) is typing.Literal else None
+
+    def read(self, value: Any) -> Any:
+        """The value in the dial's own type; raises UsageError with what would do."""
+        if self.choices is not None:
+            if value in self.choices:
+                return value
+            raise UsageError(f"--{self.name} {value!r} is not known. {nearest(str(value), map(str, self.choices))}")
+        if isinstance(self.type, types.UnionType):
+            if value is None or value == "none":
+                return None
+            kinds = [kind for kind in typing.get_args(self.type) if kind is not type(None)]
+        else:
+            kinds = [self.type]
+        try:
+            return _cast(kinds[0], value)
+        except (TypeError, ValueError):
+            raise UsageError(f"--{self.name} takes {kinds[0].__name__}, not {value!r}.") from None
+
+
+def _cast(kind: type, value: Any) -> Any:
+    if kind is bool:
+        if str(value).lower() in ("true", "1", "yes"):
+            return True
+        if str(value).lower() in ("false", "0", "no"):
+            return False
+        raise ValueError
+    if kind is int and isinstance(value, float) and not value.is_integer():
+        raise ValueError
+    return kind(value)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    name: str
+    function: Callable[..., Built]
+    planner: Planner
+
+    @property
+    def dials(self) -> dict[str, Dial]:
+        hints = typing.get_type_hints(self.function)
+        signature = inspect.signature(self.function)
+        return {name: Dial(name, hints[name], p.default) for name, p in signature.parameters.items()}
+
+    @property
+    def summary(self) -> str:
+        """The docstring's first sentence."""
+        text = inspect.getdoc(self.function) or ""
+        return " ".join(text.split("\n\n")[0].split())
+
+    @property
+    def source(self) -> str:
+        found = re.search(r"arXiv:[\w./-]*\w", inspect.getdoc(self.function) or "")
+        return found.group() if found else ""
+
+    def read(self, dials: dict[str, Any]) -> dict[str, Any]:
+        """All dials, with defaults filled in and every value in its own type."""
+        known = self.dials
+        for name in dials:
+            if name not in known:
+                raise UsageError(f"{self.name} has no dial {name!r}. {nearest(name, known)}")
+        return {name: dial.read(dials[name]) if name in dials else dial.default for name, dial in known.items()}
+
+
+RECIPES: Registry[Recipe] = Registry("recipe")
+
+
+def add(name: str, planner: Planner) -> Callable[[Callable[..., Built]], Callable[..., Built]]:
+    """Decorator: the function under it becomes the recipe `name`."""
+
+    def register(function: Callable[..., Built]) -> Callable[..., Built]:
+        recipe = Recipe(name, function, planner)
+        if len(recipe.dials) > MOST_DIALS:
+            raise ValueError(f"The recipe {name!r} has {len(recipe.dials)} dials; {MOST_DIALS} are enough.")
+        RECIPES.add(name)(recipe)
+        return function
+
+    return register
+
+
+def build(name: str, **dials: Any) -> Built:
+    """An untrained system. Under torch.device("meta") nothing is allocated. Raises UsageError for a wrong name or dial."""
+    recipe = RECIPES[name]
+    read = recipe.read(dials)
+    system = recipe.function(**read)
+    system.recipe = {"name": name, "dials": read}
+    return system
+
+
+def plan(name: str, stage: str, size: str = "s") -> Plan:
+    """How the stage ("codec", "prior", "large.prior", …) of a recipe is trained at a size."""
+    return RECIPES[name].planner(stage, size)
