@@ -113,7 +113,7 @@ def add(name: str, planner: Planner) -> Callable[[Callable[..., Built]], Callabl
 
 
 def build(name: str, **dials: Any) -> Built:
-    """An untrained system. Under torch.device("meta") nothing is allocated. Raises UsageError for a wrong name or dial."""
+    """An untrained system; under torch.device("meta") nothing is allocated. UsageError for a wrong name or dial."""
     recipe = RECIPES[name]
     read = recipe.read(dials)
     system = recipe.function(**read)
