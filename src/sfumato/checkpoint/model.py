@@ -1,0 +1,143 @@
+"""A model on disk: recipe.json rebuilds, weights.safetensors fill, manifest.json vouches. No code, no pickle.
+
+A recipe names a function of our own table and its dials, so a file can choose what is built but never bring its own
+code. Loading compares the file's header with the recipe built on the meta device before anything is allocated, and
+fills all tensors or none.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.checkpoint.disk import MANIFEST, check_schema, encode_json, read_json, verify, write_folder
+from sfumato.checkpoint.tensors import Entry, encode_tensors, read_header, read_tensors, size_in_bytes
+from sfumato.core.errors import SfumatoError, WeightsError
+from sfumato.version import VERSION
+
+RECIPE, WEIGHTS = "recipe.json", "weights.safetensors"
+SCHEMA = 1  # of recipe.json
+SHOWN = 10  # how many misfitting tensors an error lists
+
+Build = Callable[..., nn.Module]
+
+
+def recipe_record(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What recipe.json holds: {"name", "dials", "schema", "versions"}."""
+    return {
+        "name": recipe["name"],
+        "dials": dict(recipe["dials"]),
+        "schema": SCHEMA,
+        "versions": {"sfumato": VERSION, "torch": torch.__version__, "python": platform.python_version()},
+    }
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """recipe.json, checked; `path` is the file."""
+    record = read_json(path)
+    check_schema(record, path, SCHEMA)
+    if not isinstance(record.get("name"), str) or not isinstance(record.get("dials"), dict):
+        raise WeightsError(f"{path} is damaged: it names no recipe, or has no dials.")
+    return record
+
+
+def save_model(folder: str | Path, system: nn.Module, average: Mapping[str, Tensor] | None = None) -> None:
+    """Writes the three files, all or none. `average` maps names of parameters to the values to store instead."""
+    if not getattr(system, "recipe", None):
+        raise WeightsError(
+            f"This {type(system).__name__} was composed by hand, so no recipe can rebuild it. "
+            "Build it by sfumato.build, or keep its state_dict yourself."
+        )
+    tensors = _state(system)
+    if average:
+        named = dict(system.named_parameters(remove_duplicate=False))
+        values = {id(named[name]): value for name, value in average.items()}  # tied parameters have several names
+        tensors |= {name: values[id(p)] for name, p in named.items() if id(p) in values and name in tensors}
+    files = {
+        RECIPE: [encode_json(recipe_record(system.recipe))],  # type: ignore[arg-type]
+        WEIGHTS: encode_tensors(tensors, {"format": "pt", "recipe": str(system.recipe["name"])}),  # type: ignore[index]
+    }
+    write_folder(Path(folder), files, size_in_bytes(tensors))
+
+
+def load_model(folder: str | Path, build: Build | None = None) -> nn.Module:
+    """The system of a model folder or a run folder, in eval mode on the CPU; WeightsError when it cannot be trusted."""
+    folder = _model_folder(Path(folder))
+    recipe, weights = read_recipe(folder / RECIPE), folder / WEIGHTS
+    header, metadata = read_header(weights)
+    build = build or _recipes_build
+    name, dials = recipe["name"], recipe["dials"]
+    try:
+        with torch.random.fork_rng():  # building draws initial weights; the caller's generator is not ours to move
+            with torch.device("meta"):
+                expected = _state(build(name, **dials))
+            compare(header, expected, weights, name, metadata.get("recipe"))
+            if (folder / MANIFEST).exists():  # a model handed on by others may come without one
+                verify(folder)
+            tensors = read_tensors(weights)
+            system = build(name, **dials)
+    except TypeError as error:
+        if isinstance(error, SfumatoError):
+            raise
+        raise WeightsError(
+            f"{folder / RECIPE} cannot be built: the recipe {name!r} refuses its dials ({error})."
+        ) from None
+    system.load_state_dict(tensors, strict=True)
+    return system.eval()
+
+
+def _recipes_build(name: str, **dials: Any) -> nn.Module:
+    from sfumato.recipes import build
+
+    return build(name, **dials)
+
+
+def _state(system: nn.Module) -> dict[str, Tensor]:
+    state = system.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name!r} of the state is a {type(value).__name__}; only tensors can be stored.")
+    return state
+
+
+def _model_folder(folder: Path) -> Path:
+    if (folder / WEIGHTS).exists():
+        return folder
+    for inner in (folder / "model", folder / ".old-model"):  # the second after a death between two renames
+        if (inner / WEIGHTS).exists():
+            return inner
+    if (folder / "checkpoints").is_dir():
+        raise WeightsError(
+            f"{folder} holds no model yet: its training was stopped. Run `sfumato resume {folder}` first."
+        )
+    raise WeightsError(f"{folder} holds no model: there is no {WEIGHTS} in it.")
+
+
+def compare(
+    found: Mapping[str, Entry], expected: Mapping[str, Tensor], path: Path, name: str, stored: object = None
+) -> None:
+    """Raises WeightsError, with at most ten examples, unless the file has exactly the tensors of the recipe `name`.
+
+    `stored` is the recipe that the file says it was written by.
+    """
+    missing = [f"missing {n}" for n in expected if n not in found]
+    unexpected = [f"unexpected {n}" for n in found if n not in expected]
+    reshaped = [
+        f"reshaped {n}: {found[n].shape}, not {tuple(t.shape)}"
+        for n, t in expected.items()
+        if n in found and found[n].shape != tuple(t.shape)
+    ]
+    faults = missing + unexpected + reshaped
+    if faults:
+        more = f"\n  … and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        raise WeightsError(
+            f"{path} holds weights of {stored if isinstance(stored, str) else 'an unnamed model'!r}, and they are not "
+            f"those of {name!r}, which {RECIPE} beside it names; nothing was loaded."
+            + "".join(f"\n  {fault}" for fault in faults[:SHOWN])
+            + more
+        )
