@@ -83,3 +83,12 @@ class Noise:
     def integers(self, high: int, *shape: int) -> Tensor:
         """Uniform on 0 … high − 1, int64."""
         return (self.uniform(*shape) * high).long().clamp_(max=high - 1)
+
+    def spread(self) -> Tensor:
+        """(rows,) in [0, 1), each uniform, and evenly apart over the whole batch: (u + i / total) mod 1 for row i, with
+        one u for all. Rows that have a generator each are drawn one by one: they may not know of one another."""
+        if isinstance(self._generators, list):
+            return self.uniform()
+        u = torch.rand((), generator=self._generators, device=self.device)
+        rows = torch.arange(self._total, device=self.device)[self._window]
+        return (u + rows / self._total) % 1

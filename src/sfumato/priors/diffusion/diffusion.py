@@ -1,0 +1,291 @@
+"""Diffusion: learn to denoise at every level, then walk from noise to data.
+
+    z_t = α x + σ ε,   loss = E_t w(t) / det² · |p̂(z_t, t, c) − (a x + b ε)|²,   p(z_1) = N(0, terminal²)
+
+One class is DDPM, improved DDPM, DDIM, latent diffusion, EDM and rectified flow: they differ in the path (α, σ), the
+target (a, b), the weighting w and the solver, and each is a row of a table (path.py, target.py, solvers.py).
+
+With `learned_variance` the network gives twice the channels; the second half o places the log-variance of a reverse
+step between log β̃ and log β, at (o + 1) / 2, and learns by 0.001 · (the discrete bound in nats per entry), through
+which the mean gets no gradient (Nichol & Dhariwal 2021, arXiv:2102.09672).
+
+Shapes: z (B, C, H, W) or (B, N, D); net(z, t (B,), condition) → the shape of z, or twice its channels (the last
+dimension for sequences).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.core.condition import Condition
+from sfumato.core.contracts import Kind, Known, Prior, Terms
+from sfumato.core.errors import Misfit
+from sfumato.core.noise import Noise
+from sfumato.core.space import Grid, Sequence, check
+from sfumato.core.tensors import against
+from sfumato.priors.diffusion import bound
+from sfumato.priors.diffusion.path import Path, level
+from sfumato.priors.diffusion.solvers import SOLVERS, Denoise, Prediction, State, configure, hold, solve, times
+from sfumato.priors.diffusion.target import TARGETS, WEIGHTINGS, combine, determinant, split, weigh
+from sfumato.priors.guidance import during, first_half, guide, linear, rescaled
+
+Clamp = Literal["static", "dynamic"]
+Estimate = Literal["bound", "steps", "flow"]
+
+
+class Diffusion(Prior):
+    """path: how data becomes noise. target: what the net predicts. weighting: of the errors at each level (target.py).
+
+    levels     T: train on t = k/T alone (DDPM), and sample at such times; None: on all t
+    clamp      of x̂ while sampling: "static" to [−1, 1], "dynamic" to a quantile (Imagen); None for latents
+    steps, solver, grid    the defaults of `sample`
+    estimate   what log_prob gives: "bound" (continuous), "steps" (discrete, T levels), "flow" (exact up to the solver)
+    points     how many network calls of it, or steps of the flow
+    eight_bit  z holds 8-bit values k/127.5 − 1, and log_prob is that of the values rather than a density
+    """
+
+    spaces = (Grid, Sequence)
+    space: Grid | Sequence
+
+    def __init__(
+        self,
+        space: Grid | Sequence,
+        net: nn.Module,
+        path: Path,
+        target: str = "noise",
+        weighting: str = "simple",
+        *,
+        levels: int | None = None,
+        learned_variance: bool = False,
+        clamp: Clamp | None = None,
+        steps: int = 50,
+        solver: str = "dpm++2m",
+        grid: str | None = None,
+        estimate: Estimate = "bound",
+        points: int = 64,
+        eight_bit: bool = False,
+    ):
+        super().__init__()
+        self.space, self.net, self.path, self.target, self.weighting = space, net, path, target, weighting
+        self.levels, self.learned_variance, self.clamp = levels, learned_variance, clamp
+        self.steps, self.solver, self.grid = steps, solver, grid
+        self.estimate, self.points, self.eight_bit = estimate, points, eight_bit
+        self.kind: Kind | None = "exact" if estimate == "flow" else "bound"
+        self._refuse_misfits()
+
+    def _refuse_misfits(self) -> None:
+        for name, table in ((self.target, TARGETS), (self.weighting, WEIGHTINGS), (self.solver, SOLVERS)):
+            table[name]
+        if self.levels is None and (self.learned_variance or self.estimate == "steps"):
+            raise Misfit(
+                "A learned variance and the discrete bound belong to a chain of T steps, but levels is None. "
+                "Set levels (DDPM has 1000), or learn no variance and take the continuous bound."
+            )
+        at = level(self.path, torch.full((1,), self.path.top), torch.zeros(1, *self.space.shape))
+        if bool((determinant(self.target, at) == 0).any()):
+            raise Misfit(
+                f"At the start of sampling {type(self.path).__name__} leaves nothing of the data (α = 0), so a network "
+                f"that predicts {self.target!r} cannot tell what to draw. Predict v, velocity or data instead."
+            )
+
+    @property
+    def channel_dim(self) -> int:
+        return 1 if isinstance(self.space, Grid) else -1
+
+    # ---- reading the network ----
+
+    def predict(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """The network's raw output in z's precision; it sees z at unit variance where the path asks for that."""
+        seen = z / level(self.path, t, z).std if self.path.scaled else z
+        return self.net(seen, t, condition).to(z.dtype)
+
+    def read(self, z: Tensor, t: Tensor, out: Tensor) -> Prediction:
+        """The raw output → (x̂, ε̂, blend)."""
+        blend = None
+        if self.learned_variance:
+            out, rest = out.chunk(2, self.channel_dim)
+            blend = (rest + 1) / 2
+        return Prediction(*split(self.target, level(self.path, t, z), z, out), blend)
+
+    def denoiser(
+        self,
+        condition: Condition,
+        null: Condition | None = None,
+        guidance: float = 1.0,
+        *,
+        interval: tuple[float, float] | None = None,
+        rescale: float = 0.0,
+    ) -> Denoise:
+        """(z, t) → (x̂, ε̂): guided in the target, which is affine in x̂ and ε̂, then clamped."""
+        mix = rescaled(rescale) if rescale else linear
+        if self.learned_variance:
+            mix = first_half(mix, self.channel_dim)
+        raw = guide(self.predict, condition, null, guidance, mix)
+        if interval is not None:
+            raw = during(raw, guide(self.predict, condition, null, 1.0), interval)
+
+        def denoise(z: Tensor, t: Tensor) -> Prediction:
+            found = self.read(z, t, raw(z, t))
+            if self.clamp is None:
+                return found
+            x = clamped(found.x, self.clamp)
+            at = level(self.path, t, z)
+            return found._replace(x=x, eps=(z - at.alpha * x) / at.sigma)
+
+        return denoise
+
+    # ---- training ----
+
+    def draw_times(self, noise: Noise) -> Tensor:
+        """(B,) training times, evenly spread over the whole batch."""
+        u = noise.spread()
+        if self.levels is None:
+            return self.path.draw(u)
+        return ((u * self.levels).floor().clamp(max=self.levels - 1) + 1) / self.levels
+
+    def loss(self, z: Tensor, condition: Condition, noise: Noise, progress: float = 1.0) -> Terms:
+        """denoise: the weighted squared error, mean over all entries (by "vlb" in nats per entry and unit of t);
+        variance: 0.001 · the discrete bound in nats per entry, where the variance is learned."""
+        check(self.space, z)
+        t = self.draw_times(noise)
+        at, eps = level(self.path, t, z), noise.normal(*z.shape[1:]).to(z)
+        noisy = at.alpha * z + at.sigma * eps
+        out = self.predict(noisy, t, condition)
+        p = out.chunk(2, self.channel_dim)[0] if self.learned_variance else out
+        error = p - combine(self.target, at, z, eps)
+        terms = {"denoise": weigh(self.weighting, self.target, at, error).mean()}
+        if self.levels is not None and self.learned_variance:
+            found = self.read(noisy, t, out)
+            frozen = found._replace(x=found.x.detach(), eps=found.eps.detach())
+            before = ((t * self.levels).round() - 1) / self.levels
+            cost = bound.step_cost(self.path, frozen, z, t, before, self.eight_bit)
+            terms["variance"] = 0.001 * self.levels * cost.mean()
+        return terms
+
+    # ---- sampling ----
+
+    def trajectory(
+        self,
+        condition: Condition,
+        noise: Noise,
+        *,
+        null: Condition | None = None,
+        guidance: float = 1.0,
+        known: Known | None = None,
+        steps: int | None = None,
+        solver: str | None = None,
+        grid: str | None = None,
+        eta: float = 0.0,
+        variance: str = "small",
+        interval: tuple[float, float] | None = None,
+        rescale: float = 0.0,
+        start: Tensor | None = None,
+    ) -> Iterator[State]:
+        """Every state on the way from noise to data, for progress and previews (State.x is the picture so far).
+
+        eta        ddim's noise, 0 to 1                      variance   ddpm's: "small" (β̃) or "large" (β)
+        interval   the times within which to guide           rescale    φ of guidance.rescaled
+        start      the noise to begin with, of unit variance, instead of a draw: from `invert`, or between two of them
+        known      is put back at each level with the noise the picture started from, and exactly at the end
+        """
+        grid = grid or self.grid or self.path.grid
+        at = times(self.path, self.steps if steps is None else steps, grid, self.levels)
+        denoise = self.denoiser(condition, null, guidance, interval=interval, rescale=rescale)
+        step = configure(solver or self.solver, eta, variance)
+
+        def draw() -> Tensor:
+            return noise.normal(*self.space.shape).to(eps)
+
+        eps = noise.normal(*self.space.shape) if start is None else check(self.space, start)
+        z, at = self.path.terminal * eps, at.to(eps)
+        if known is not None:
+            value, mask = known
+            first = level(self.path, at[0].expand(len(z)), z)
+            z = torch.where(mask, first.alpha * value + first.sigma * eps, z)
+            step = hold(step, value, mask, eps)
+        yield from solve(step, self.path, denoise, z, at, draw)
+
+    @torch.no_grad()
+    def sample(  # type: ignore[override]  # options are named, so that a wrong one is answered with the nearest
+        self,
+        condition: Condition,
+        noise: Noise,
+        *,
+        null: Condition | None = None,
+        guidance: float = 1.0,
+        known: Known | None = None,
+        steps: int | None = None,
+        solver: str | None = None,
+        grid: str | None = None,
+        eta: float = 0.0,
+        variance: str = "small",
+        interval: tuple[float, float] | None = None,
+        rescale: float = 0.0,
+        start: Tensor | None = None,
+    ) -> Tensor:
+        """The end of `trajectory`, which explains the options."""
+        *_, last = self.trajectory(
+            condition,
+            noise,
+            null=null,
+            guidance=guidance,
+            known=known,
+            steps=steps,
+            solver=solver,
+            grid=grid,
+            eta=eta,
+            variance=variance,
+            interval=interval,
+            rescale=rescale,
+            start=start,
+        )
+        return last.z if known is None else torch.where(known[1], known[0], last.z)
+
+    @torch.no_grad()
+    def invert(
+        self,
+        z: Tensor,
+        condition: Condition,
+        *,
+        steps: int | None = None,
+        solver: str = "ddim",
+        grid: str | None = None,
+    ) -> Tensor:
+        """The noise of unit variance from which a deterministic solver comes back to z (DDIM inversion): `sample`'s
+        times walked upwards. The lowest level is z_{t₀} = α z + σ ε̂(α z, t₀), since ε̂ is not defined on data."""
+        check(self.space, z)
+        grid = grid or self.grid or self.path.grid
+        up = times(self.path, self.steps if steps is None else steps, grid, self.levels)[:-1].flip(0).to(z)
+        denoise = self.denoiser(condition)
+        low = up[0].expand(len(z))
+        at = level(self.path, low, z)
+        z = at.alpha * z + at.sigma * denoise(at.alpha * z, low).eps
+        *_, last = solve(configure(solver), self.path, denoise, z, up, lambda: torch.zeros_like(z))
+        return last.z / self.path.terminal
+
+    # ---- likelihood ----
+
+    def log_prob(self, z: Tensor, condition: Condition, noise: Noise) -> Tensor:
+        """(B,) nats by the `estimate` chosen at construction: a sample of a lower bound on log p(z), or an unbiased
+        estimate (Hutchinson's trace) of the exact log-density of the flow."""
+        check(self.space, z)
+        denoise = self.denoiser(condition)
+        if self.estimate == "flow":
+            return bound.flow_log_prob(self.path, denoise, z, noise, self.points)
+        if self.estimate == "steps":
+            assert self.levels is not None
+            return bound.discrete(self.path, denoise, z, noise, self.levels, self.eight_bit)
+        return bound.continuous(self.path, denoise, z, noise, self.points, self.eight_bit)
+
+
+def clamped(x: Tensor, kind: Clamp, quantile: float = 0.995) -> Tensor:
+    """x̂ within [−1, 1]: cut off, or (Saharia et al. 2022, arXiv:2205.11487) cut off at s and divided by s, where s ≥ 1
+    is the quantile of |x̂| in each image, so that strong guidance does not saturate."""
+    if kind == "static":
+        return x.clamp(-1, 1)
+    s = against(torch.quantile(x.flatten(1).abs(), quantile, dim=1).clamp(min=1), x)
+    return torch.minimum(torch.maximum(x, -s), s) / s

@@ -1,0 +1,87 @@
+"""Guidance: the conditional prediction, pushed away from the unconditional one.
+
+    p = u + s (c − u)        s = 0 unconditional,  s = 1 conditional (unguided),  s > 1 sharper
+
+c and u come from one network in one call, whose batch holds every row twice: with its condition, and with the null.
+It serves whatever enters a sampler linearly: noise, velocity, clean latent, score (all are affine in each other at
+a given z, so guiding one is guiding all), logits, the features of a likelihood. Some papers write w = s − 1.
+
+Sources: Ho & Salimans 2022, arXiv:2207.12598; on an interval of noise levels Kynkäänniemi et al. 2024,
+arXiv:2404.07724; rescaled Lin et al. 2023, arXiv:2305.08891.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sfumato.core.condition import Condition, stack
+from sfumato.core.errors import UsageError
+from sfumato.core.tensors import against
+
+Predict = Callable[..., Tensor]  # (*tensors of B rows, condition) -> (B, …)
+Mix = Callable[[Tensor, Tensor, float], Tensor]  # (c, u, s) -> p
+
+
+def linear(c: Tensor, u: Tensor, scale: float) -> Tensor:
+    """u + s (c − u)."""
+    return u + scale * (c - u)
+
+
+def rescaled(share: float) -> Mix:
+    """The guided prediction, brought back to the standard deviation that c has in each image; `share` φ of it, and
+    1 − φ of the prediction as it is. Large scales then do not saturate the image."""
+
+    def mix(c: Tensor, u: Tensor, scale: float) -> Tensor:
+        p = linear(c, u, scale)
+        ratio = c.flatten(1).std(1) / p.flatten(1).std(1).clamp(min=1e-12)
+        return p * against(share * ratio + 1 - share, p)
+
+    return mix
+
+
+def first_half(mix: Mix, dim: int) -> Mix:
+    """Guides the first half of the channels; the second half (a learned variance) stays the conditional one."""
+
+    def mixed(c: Tensor, u: Tensor, scale: float) -> Tensor:
+        (c, rest), (u, _) = c.chunk(2, dim), u.chunk(2, dim)
+        return torch.cat([mix(c, u, scale), rest], dim)
+
+    return mixed
+
+
+def guide(
+    predict: Predict, condition: Condition, null: Condition | None, scale: float, mix: Mix = linear
+) -> Callable[..., Tensor]:
+    """`predict` with its condition filled in and guided by `scale` s. Where s is 0 or 1 one of the two predictions is
+    not needed and not made, so s = 1 is the unguided function bit for bit. A None among the tensors stays None."""
+    if scale == 1:
+        return lambda *at: predict(*at, condition)
+    if null is None:
+        raise UsageError(f"Guidance {scale} needs the null condition to guide away from; pass `null`, or guidance 1.")
+    if scale == 0:
+        return lambda *at: predict(*at, null)
+    both = stack([condition, null])
+
+    def guided(*at: Tensor | None) -> Tensor:
+        twice = [None if a is None else torch.cat([a, a]) for a in at]
+        c, u = predict(*twice, both).chunk(2)
+        return mix(c, u, scale)
+
+    return guided
+
+
+def during(
+    inside: Callable[[Tensor, Tensor], Tensor],
+    outside: Callable[[Tensor, Tensor], Tensor],
+    interval: tuple[float, float],
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """(z, t) → inside(z, t) while low ≤ t ≤ high, else outside(z, t). All rows are at one time, as in sampling."""
+    low, high = interval
+
+    def chosen(z: Tensor, t: Tensor) -> Tensor:
+        return inside(z, t) if low <= float(t[0]) <= high else outside(z, t)
+
+    return chosen
