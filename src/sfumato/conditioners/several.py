@@ -1,6 +1,7 @@
 """Several conditions at once: vectors and grids stand side by side, sequences one after the other.
 
-They are dropped together, so that the null condition of guidance means "nothing at all is given".
+In training they are dropped together, so that the null condition of guidance means "nothing at all is given". A part
+whose keys are not given is null by itself: a cascade's second system may get a picture and no caption.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class Several(Conditioner):
         self.keys = tuple(key for part in parts for key in part.keys)
 
     def forward(self, given: Given, noise: Noise | None = None) -> Condition:
-        condition = _join([part(given) for part in self.parts])
+        rows = next(len(given[key]) for key in (*self.keys, "image") if given.get(key) is not None)
+        condition = _join([part(given) if _heard(part, given) else part.null(rows) for part in self.parts])  # type: ignore[operator]
         if noise is None:
             return condition
         return choose(noise.uniform() >= self.drop, condition, self.null(condition.rows))
@@ -36,6 +38,11 @@ class Several(Conditioner):
     def prepare(self, batches: Batches) -> None:
         for part in self.parts:
             part.prepare(batches)  # type: ignore[operator]
+
+
+def _heard(part: torch.nn.Module, given: Given) -> bool:
+    """A picture is given by itself, or spoiled from the image in training."""
+    return any(given.get(key) is not None for key in part.keys) or ("picture" in part.keys and "image" in given)  # type: ignore[operator]
 
 
 def _join(conditions: list[Condition]) -> Condition:

@@ -241,9 +241,6 @@ class System(nn.Module):
         null = self.conditioner.null(rows)
         if not given:
             return null, None if guidance == 1.0 else null
-        missing = [key for key in self.conditioner.keys if key not in given]
-        if missing:
-            raise UsageError(f"The system is conditioned on {missing[0]!r} too; give it, or nothing at all.")
         return self.conditioner(given), None if guidance == 1.0 else null
 
     def _by_parts(self, function: Callable[[Tensor], Tensor], x: Tensor, batch: int) -> Tensor:
