@@ -1,0 +1,1 @@
+"""Codecs: data ↔ latent. Pixels, words, and the autoencoder with its bottlenecks."""
