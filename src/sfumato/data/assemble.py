@@ -1,0 +1,157 @@
+"""Candidates → a Source: decode all, count what failed and why, number the labels, clean the captions, write the report.
+
+With b bad among n = good + b files the set is refused when b > allow_bad · n, or when nothing is good.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sfumato.core.errors import DataError, ImageError
+from sfumato.data.captions import clean
+from sfumato.data.decode import MAX_BYTES, background_color, header, picture
+from sfumato.data.fit import fit, natural_side
+from sfumato.data.source import Source, Store
+
+Failures = list[tuple[str, str]]  # (file, reason)
+
+
+@dataclass(frozen=True)
+class Look:
+    """How pictures are to look, and how many may fail."""
+
+    side: int | None = None
+    channels: int = 3
+    background: str | tuple[int, ...] = "white"
+    allow_bad: float = 0.05
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A picture that may join a set. `problem` says why it will not."""
+
+    file: str
+    read: Callable[[int], bytes]
+    label: str | None = None
+    texts: tuple[str, ...] = ()
+    problem: str | None = None
+
+
+def assemble(
+    name: str,
+    candidates: Sequence[Candidate],
+    bad: Failures,
+    other: Failures,
+    look: Look,
+    warnings: Sequence[str] = (),
+    settings: Sequence[Any] = (),
+    label_names: list[str] | None = None,
+) -> Source:
+    """`bad` counts against allow_bad, `other` is only listed. `label_names` fixes the numbers of labels (else: by name)."""
+    warnings, failed = list(warnings), {i: c.problem for i, c in enumerate(candidates) if c.problem}
+    labelled = sum(c.label is not None for c in candidates)
+    use_labels = label_names is not None or len({c.label for c in candidates if c.label is not None}) > 1
+    if use_labels and labelled < len(candidates):
+        missing = len(candidates) - labelled
+        warnings.append(f"{missing} of {len(candidates)} pictures have no label, so the set is used without labels.")
+        use_labels = False
+    side = look.side if look.side is not None else _ask_side(candidates, failed)
+    store, seen = _store(candidates, failed, look, side)
+    failed |= {i: error.reason for i, error in store.check(failed).items()}
+    failures = [*bad, *((candidates[i].file, reason) for i, reason in sorted(failed.items()))]
+    rows = [i for i in range(len(candidates)) if i not in failed]
+    _refuse(name, len(rows), failures, other, look.allow_bad)
+    names = label_names if label_names is not None else sorted({c.label for c in candidates if c.label}, key=_by_value)
+    number = {label: k for k, label in enumerate(names)}
+    texts, cut = _clean_all(candidates)
+    with_text = sum(bool(texts[i]) for i in rows)
+    if 0 < with_text < len(rows):
+        warnings.append(f"{len(rows) - with_text} of {len(rows)} pictures have no caption; theirs is empty.")
+    if cut:
+        warnings.append(f"{cut} captions were longer than allowed and were cut.")
+    digest = hashlib.sha256(json.dumps([background_color(look.background), *settings]).encode())
+    for i in rows:
+        digest.update(json.dumps([seen[i][0], candidates[i].label if use_labels else None, texts[i]]).encode())
+    return Source(
+        name,
+        store,
+        rows,
+        identity=digest.hexdigest(),
+        label_ids=np.array([number.get(c.label or "", -1) for c in candidates]) if use_labels else None,
+        labels=names if use_labels else None,
+        text=(lambda i, choice: texts[i][choice % len(texts[i])] if texts[i] else "") if with_text else None,
+        report={
+            "captions": with_text,
+            "sizes": _most({i: seen[i][1] for i in rows}),
+            "modes": _most({i: seen[i][2] for i in rows}),
+            "skipped": [{"file": file, "reason": reason} for file, reason in (*failures, *other)],
+            "warnings": warnings,
+        },
+    )
+
+
+def _ask_side(candidates: Sequence[Candidate], failed: dict[int, str | None]) -> int:
+    sizes = []
+    for i, candidate in enumerate(candidates):
+        if i not in failed:
+            try:
+                sizes.append(header(candidate.read(MAX_BYTES), candidate.file)[1])
+            except ImageError as error:
+                failed[i] = error.reason
+    return natural_side(sizes) if sizes else 32  # with no picture the set is refused all the same
+
+
+def _store(
+    candidates: Sequence[Candidate], failed: dict[int, str | None], look: Look, side: int
+) -> tuple[Store, dict[int, tuple[str, str, str]]]:
+    """The store, and of each loaded picture its content's hash, size and mode."""
+    seen: dict[int, tuple[str, str, str]] = {}
+
+    def load(i: int) -> np.ndarray:
+        data = candidates[i].read(MAX_BYTES)
+        image, mode = picture(data, candidates[i].file, look.channels, look.background)
+        seen[i] = (hashlib.sha256(data).hexdigest(), f"{image.width}x{image.height}", mode)
+        return fit(image, side)
+
+    return Store(len(candidates), (look.channels, side, side), load), seen
+
+
+def _refuse(name: str, good: int, failures: Failures, other: Failures, allow_bad: float) -> None:
+    if not good:
+        counts = _reasons([*failures, *other])
+        raise DataError(f"{name}: found {len(failures) + len(other)} files, 0 usable{': ' + counts if counts else ''}.")
+    total = good + len(failures)
+    if len(failures) > allow_bad * total + 1e-9:
+        first = "; ".join(f"{file} ({reason})" for file, reason in failures[:5])
+        raise DataError(
+            f"{name}: {len(failures)} of {total} files cannot be used ({len(failures) / total:.0%}, at most {allow_bad:.0%} "
+            f"are skipped): {_reasons(failures)}. The first: {first}. Repair or remove them, or allow more."
+        )
+
+
+def _reasons(failures: Failures) -> str:
+    return ", ".join(f"{n} {reason}" for reason, n in Counter(reason for _, reason in failures).most_common())
+
+
+def _clean_all(candidates: Sequence[Candidate]) -> tuple[list[list[str]], int]:
+    made, cut = [], 0
+    for candidate in candidates:
+        cleaned = [clean(text) for text in candidate.texts]
+        cut += sum(was_cut for _, was_cut in cleaned)
+        made.append([text for text, _ in cleaned if text])
+    return made, cut
+
+
+def _by_value(label: str) -> tuple[int, int, str]:
+    return (0, int(label), label) if label.isascii() and label.isdigit() else (1, 0, label)
+
+
+def _most(values: dict[int, str], limit: int = 20) -> dict[str, int]:
+    return dict(Counter(values.values()).most_common(limit))

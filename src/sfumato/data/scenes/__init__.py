@@ -1,0 +1,25 @@
+"""Coloured shapes with captions, drawn to order, and exact judges of pictures: what is drawn, and does it fit the words?
+
+draw(seed …) ─▶ objects ─▶ render ─▶ picture         words.describe(objects) ─▶ caption
+                              parse(picture) ─▶ objects        words.understand(caption) ─▶ nouns, relations
+                                      judge(picture, caption) ─▶ count, attributes, binding, relations
+"""
+
+from sfumato.data.scenes.draw import COLORS, SHAPES, SIZES, Object, arrange, render
+from sfumato.data.scenes.judge import judge, parse
+from sfumato.data.scenes.source import open_scenes
+from sfumato.data.scenes.words import describe, understand
+
+__all__ = [
+    "COLORS",
+    "SHAPES",
+    "SIZES",
+    "Object",
+    "arrange",
+    "describe",
+    "judge",
+    "open_scenes",
+    "parse",
+    "render",
+    "understand",
+]
