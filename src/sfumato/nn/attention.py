@@ -89,8 +89,8 @@ class Attention(nn.Module):
         rotation: Rotation | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
-        """`mask` is (B, keys) or anything that broadcasts to (B, heads, queries, keys). `causal` goes without a mask (see
-        causal_mask) and without a past; with a cache, x continues what is stored."""
+        """`mask` is (B, keys) or anything that broadcasts to (B, heads, queries, keys). `causal` goes without a mask
+        (see causal_mask) and without a past; with a cache, x continues what is stored."""
         if self.cross:
             q, (k, v) = self.q(x), self.kv(context).chunk(2, dim=-1)
         else:

@@ -42,7 +42,7 @@ class CausalNet(nn.Module):
     """z (B, n) int64 or (B, n, D) float, n ≤ N → h (B, n, features).
 
     `features` is what the likelihood asks for: its logits or parameters. `tied` reads them off the token embedding.
-    `vector` and `context` are the widths of condition.vector and condition.sequence, None where the net has no such door.
+    `vector` and `context` are the widths of condition.vector and condition.sequence; None: the net has no such door.
     """
 
     def __init__(
@@ -73,7 +73,8 @@ class CausalNet(nn.Module):
             self.embed = nn.Linear(space.width, width)
         if tied and not (isinstance(space, Tokens) and features == space.vocab):
             raise Misfit(
-                f"A tied head gives one logit per token of the alphabet; {space} with {features} features has no such head."
+                f"A tied head gives one logit per token of the alphabet, which {space} with {features} features lacks. "
+                "Build it with tied=False."
             )
         self.start_vector = nn.Parameter(0.02 * torch.randn(width))
         self.vector = None if vector is None else nn.Linear(vector, width, bias=False)
@@ -116,8 +117,8 @@ class CausalNet(nn.Module):
         return h if layers is not None else self._read(h)
 
     def read(self, z: Tensor) -> Tensor:
-        """Plain continuation without a start vector or a condition, as GPT-2 is published: h_i sees z_0 … z_i and predicts
-        what follows them. (B, n) → (B, n, features)."""
+        """Plain continuation without a start vector or a condition, as GPT-2 is published: h_i sees z_0 … z_i and
+        predicts what follows them. (B, n) → (B, n, features)."""
         x = self._place(self.embed(z), 0)
         rotation = self.positions.rotation(0, z.shape[1], x.device)
         return self._read(self.trunk(self.dropout(x), causal=True, rotation=rotation))

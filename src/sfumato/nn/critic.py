@@ -3,12 +3,14 @@
     conv 4×4 stride 2, leaky · (layers − 1) × [conv 4×4 stride 2, norm, leaky] · [conv 4×4, norm, leaky] · conv 4×4
 
 Each logit sees 70×70 pixels when layers = 3. The original normalises over the batch. Then a logit depends on the other
-pictures beside it, the two players see other statistics on real and on false batches, and processes of a distributed run
-disagree; hence here groups of one picture, or, with "spectral", layers of Lipschitz constant one (arXiv:1802.05957).
+pictures beside it, real and false batches are measured with different statistics, and the processes of a distributed
+run disagree. Hence here the norm is over groups of channels of one picture ("group") or over single ones ("instance");
+or there is none, and each layer has Lipschitz constant one ("spectral", arXiv:1802.05957).
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 from torch import Tensor, nn
@@ -41,7 +43,7 @@ class Critic(nn.Module):
 
         widths = [width * min(2**i, 8) for i in range(layers + 1)]
         parts: list[nn.Module] = [conv(channels, widths[0], 2), nn.LeakyReLU(0.2)]
-        for i, (a, b) in enumerate(zip(widths, widths[1:])):
+        for i, (a, b) in enumerate(pairwise(widths)):
             parts += [conv(a, b, 1 if i == layers - 1 else 2), *normed(b), nn.LeakyReLU(0.2)]
         self.smallest = 2**layers * 2 + 2**layers  # below, the last convolutions have nothing left to look at
         self.body = nn.Sequential(*parts, conv(widths[-1], 1, 1))

@@ -2,8 +2,8 @@
 
     x = patches(z) W + place,   c = e(t) + W_c condition.vector,   x ← blocks modulated by c,   out = unpatch(x W′)
 
-Blocks are the identity and W′ is zero at the start, so that a new net answers zero. condition.sequence is attended to in
-every block (arXiv:2310.00426 shows that this suffices for text), condition.grid is concatenated to z.
+Blocks are the identity and W′ is zero at the start, so that a new net answers zero. condition.sequence is attended to
+in every block (arXiv:2310.00426 shows that this suffices for text), condition.grid is concatenated to z.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class DiT(nn.Module):
     def forward(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
         check(self.space, z)
         check_doors("DiT", condition, vector=self.vector_width, sequence=self.context_width, grid=self.grid_channels)
-        if condition.grid is not None:
+        if condition.grid is not None and self.grid_channels is not None:
             z = torch.cat([z, condition.grid], dim=1)
         x = self.enter(patchify(z, self.patch))
         n = x.shape[1]

@@ -18,7 +18,7 @@ def check_doors(
     sequence: int | None = None,
     grid: int | None = None,
 ) -> None:
-    """Each number is the width that the net reads at that door, None where it has none. `net` is a name for the error."""
+    """Each number is the width that the net reads at that door, None where it has none; `net` names it in errors."""
     reads = {"vector": (vector, -1), "sequence": (sequence, -1), "grid": (grid, 1)}
     opened = [name for name in reads if getattr(condition, name) is not None]
     built = [name for name, (width, _) in reads.items() if width is not None]
@@ -34,6 +34,6 @@ def check_doors(
             raise Misfit(f"This {net} reads a condition.{name} of width {width}, not {found}.")
     if opened and not built:
         raise Misfit(
-            f"This {net} was built without a condition, but one with {' and '.join(opened)} is given and would be ignored. "
+            f"This {net} was built without a condition; the {' and '.join(opened)} given to it would be ignored. "
             "Build the net with that door, or sample without a condition."
         )

@@ -4,7 +4,8 @@
     rotary         (q_i, q_{i+n}) turned by ω_i · position, so that q · k depends on the difference of positions alone
     rotary, 2-D    half of the pairs turn with the row, half with the column
 
-Sources: arXiv:1706.03762 (sinusoid), arXiv:2104.09864 (rotary), arXiv:2010.11929 (patches), arXiv:2212.09748 (2-D sinusoid).
+Sources: arXiv:1706.03762 (sinusoid), arXiv:2104.09864 (rotary), arXiv:2010.11929 (patches),
+arXiv:2212.09748 (2-D sinusoid).
 """
 
 from __future__ import annotations
@@ -67,8 +68,8 @@ class Positions(nn.Module):
         sincos    fixed: half row, half column (1-D: index) none      nothing
         rotary    turns queries and keys by the index       rotary2   … by row and column
 
-    Positions before 0 are a prefix: rotary counts them backwards, the others say nothing of them. `head` is the width of
-    one head. Fixed tables are computed where they are used: they then follow the device and never enter a checkpoint.
+    Positions before 0 are a prefix: rotary counts them backwards, the others say nothing of them. `head` is the width
+    of one head. Fixed tables are computed where they are used: they follow the device and never enter a checkpoint.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class Positions(nn.Module):
         super().__init__()
         if kind in ("axial", "rotary2") and layout is None:
             raise Misfit(
-                f"Positions {kind!r} need rows and columns, but this latent has no layout. Choose 'learned' or 'rotary'."
+                f"Positions {kind!r} need rows and columns; this latent has no layout. Choose 'learned' or 'rotary'."
             )
         pairs = {"rotary": 2, "rotary2": 4}.get(kind, 1)
         if head % pairs:
@@ -97,7 +98,7 @@ class Positions(nn.Module):
         return index.div(self.layout[1], rounding_mode="floor"), index.remainder(self.layout[1])
 
     def added(self, start: int, stop: int, device: torch.device | None = None) -> Tensor | None:
-        """What to add to the inputs at positions start … stop − 1, (stop − start, width), 0 ≤ start; None for nothing."""
+        """What to add to the inputs at positions start … stop − 1, (stop − start, width); None for nothing."""
         if stop > self.length and self.kind in ("learned", "axial", "sincos"):
             raise Misfit(f"This net has {self.length} positions; {stop} were asked of it.")
         if self.kind == "learned":

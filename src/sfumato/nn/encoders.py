@@ -1,10 +1,10 @@
 """Networks that read a whole thing at once: words, or the patches of a picture.
 
-    TokenNet   x = E[tokens] + place,               h = transformer(x)      every position sees every other (or those before)
-    PatchNet   x = (class, patches W) + place,      h = transformer(x)      ViT, arXiv:2010.11929
+    TokenNet   x = E[tokens] + place,           h = transformer(x)    every position sees every other, or those before
+    PatchNet   x = (class, patches W) + place,  h = transformer(x)    ViT, arXiv:2010.11929
 
-They serve as text encoders, as the towers of CLIP (arXiv:2103.00020: the text tower is causal, units are `quick`) and as
-classifiers' trunks.
+They serve as text encoders, as the towers of CLIP (arXiv:2103.00020: the text tower is causal, units are `quick`) and
+as classifiers' trunks.
 """
 
 from __future__ import annotations
@@ -91,4 +91,4 @@ class PatchNet(nn.Module):
             raise Misfit(f"This net reads pictures of shape {self.space.shape}, not {tuple(x.shape[1:])}.")
         h = self.enter(patchify(x, self.patch))
         h = torch.cat([self.token.expand(len(h), 1, -1), h], dim=1)
-        return self.trunk(h + self.positions.added(0, h.shape[1]), layers=layers)
+        return self.trunk(h + self.positions.table, layers=layers)

@@ -1,6 +1,7 @@
 """A network that fills in: h_i is a function of the entries that are shown and the condition.
 
-    x_i = E(z_i) where shown, a learned vector where hidden;   x ← (condition words, vector, x) + place;   h = transformer(x)
+    x_i = E(z_i) + place_i where shown, a learned vector + place_i where hidden
+    h = transformer(condition.sequence, condition.vector, x)
 
 What a hidden entry holds cannot matter: it is replaced before anything is computed from it.
 Sources: BERT (arXiv:1810.04805), MaskGIT (arXiv:2202.04200), MAR for continuous entries (arXiv:2406.11838).
@@ -63,12 +64,12 @@ class MaskedNet(nn.Module):
     def forward(self, z: Tensor, hidden: Tensor, condition: Condition, *, layers: int | None = None) -> Tensor:
         """With `layers`, the states (B, N, width) after so many blocks instead, for a probe."""
         check_doors("masked net", condition, vector=self.vector_width, sequence=self.context_width)
-        b, n = hidden.shape
+        n = hidden.shape[1]
         if isinstance(self.space, Tokens):
             z = z.masked_fill(hidden, 0)  # so that a hidden entry may hold anything, an id beyond the alphabet too
         else:
             z = z.masked_fill(hidden[..., None], 0.0)
-        x = torch.where(hidden[..., None], self.hole.to(self.embed.weight.dtype), self.embed(z))
+        x = torch.where(hidden[..., None], self.hole, self.embed(z))
         added = self.positions.added(0, n, x.device)
         if added is not None:
             x = x + added

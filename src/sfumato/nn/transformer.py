@@ -6,7 +6,8 @@
 
 Without modulation g = 1 and m is the identity. With it (adaLN-zero, arXiv:2212.09748) m(y) = (1 + s) y + b, and s, b, g
 are linear in SiLU(vector) with all weights zero at the start: a new block is then the identity.
-Sources: arXiv:1706.03762, GPT-2 (pre-norm, initialisation), arXiv:2002.05202 (gated units), arXiv:1910.07467 (RMS norm).
+Sources: arXiv:1706.03762, GPT-2 (pre-norm, initialisation), arXiv:2002.05202 (gated units),
+arXiv:1910.07467 (RMS norm).
 """
 
 from __future__ import annotations
@@ -138,10 +139,11 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """`depth` blocks and a last norm: (B, T, D) → (B, T, D). What stands in the rows, and where, is its callers' matter.
+    """`depth` blocks and a last norm: (B, T, D) → (B, T, D). What stands in the rows, and where, is for its
+    callers to say.
 
-    Weights start as GPT-2's: N(0, 0.02²), those that write into the residual stream smaller by √(2 depth); a cross-
-    attention next to a modulation starts at zero, since no gate does it for it.
+    Weights start as GPT-2's: N(0, 0.02²), those that write into the residual stream smaller by √(2 depth); a
+    cross-attention beside a modulation starts at zero, since it has no gate that would.
     """
 
     def __init__(

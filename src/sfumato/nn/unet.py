@@ -13,6 +13,8 @@ Sources: arXiv:2006.11239 (DDPM), arXiv:2105.05233 (ADM: heads, attention at sev
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -65,6 +67,62 @@ class Level(nn.Module):
         return attention(h)
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What all floors of one U-Net have in common."""
+
+    embedding: int
+    head: int | None
+    context: int | None
+    scaled: bool
+    dropout: float
+    groups: int | None
+    eps: float
+    padding: Padding
+
+    def floor(self, inputs: list[int], out: int, attended: int, resample: nn.Module | None = None) -> Level:
+        """Blocks from each of `inputs` channels to `out`, the first `attended` of them followed by attention."""
+        blocks = [
+            ResBlock(
+                c,
+                out,
+                self.embedding,
+                scaled=self.scaled,
+                dropout=self.dropout,
+                groups=self.groups,
+                eps=self.eps,
+            )
+            for c in inputs
+        ]
+        return Level(blocks, [self.attend(out) for _ in range(attended)], resample)
+
+    def attend(self, channels: int) -> nn.Module:
+        if self.context is None:
+            return GridAttention(channels, self.head, self.groups, self.eps)
+        return GridTransformer(channels, self.context, self.head, self.groups)
+
+    def descend(self, width: int, widths: list[int], blocks: int, attention: tuple[bool, ...]) -> list[Level]:
+        levels, channels = [], width
+        for i, out in enumerate(widths):
+            inputs = [channels] + [out] * (blocks - 1)
+            resample = None if i == len(widths) - 1 else Down(out, self.padding)
+            levels.append(self.floor(inputs, out, blocks if attention[i] else 0, resample))
+            channels = out
+        return levels
+
+    def ascend(self, width: int, widths: list[int], blocks: int, attention: tuple[bool, ...]) -> list[Level]:
+        """From coarse to fine; every block takes one more bridge, the last that was laid."""
+        bridges = [width]
+        for i, out in enumerate(widths):
+            bridges += [out] * (blocks if i == len(widths) - 1 else blocks + 1)
+        levels, channels = [], widths[-1]
+        for i, out in reversed(list(enumerate(widths))):
+            inputs = [c + bridges.pop() for c in [channels] + [out] * blocks]
+            levels.append(self.floor(inputs, out, blocks + 1 if attention[i] else 0, None if i == 0 else Up(out)))
+            channels = out
+        return levels
+
+
 class UNet(nn.Module):
     """z (B, in_channels, H, W), t (B,) in [0, 1] → (B, out_channels, H, W); sides divisible by 2^(levels − 1).
 
@@ -107,55 +165,20 @@ class UNet(nn.Module):
         self.in_channels, self.out_channels = in_channels, out_channels
         self.vector_width, self.context_width, self.grid_channels = vector, context, grid
         widths = [width * m for m in mults]
-        embedding = 4 * width
-
-        def block(channels: int, out: int) -> ResBlock:
-            return ResBlock(channels, out, embedding, scaled=scaled, dropout=dropout, groups=groups, eps=eps)
-
-        def attend(channels: int) -> nn.Module:
-            if context is None:
-                return GridAttention(channels, head, groups, eps)
-            return GridTransformer(channels, context, head, groups)
-
-        self.time = TimeEmbedding(embedding, width, cosine_first=cosine_first, shift=shift)
-        self.vector = None if vector is None else nn.Linear(vector, embedding)
+        parts = Parts(4 * width, head, context, scaled, dropout, groups, eps, padding)
+        self.time = TimeEmbedding(4 * width, width, cosine_first=cosine_first, shift=shift)
+        self.vector = None if vector is None else nn.Linear(vector, 4 * width)
         self.enter = nn.Conv2d(in_channels + (grid or 0), width, 3, padding=1)
-
-        bridges, channels = [width], width
-        self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        for i, out in enumerate(widths):
-            last = i == len(widths) - 1
-            self.down.append(
-                Level(
-                    [block(channels if j == 0 else out, out) for j in range(blocks)],
-                    [attend(out) for _ in range(blocks) if attention[i]],
-                    None if last else Down(out, padding),
-                )
-            )
-            channels = out
-            bridges += [out] * (blocks if last else blocks + 1)
-        self.middle = Level(
-            [block(channels, channels), block(channels, channels)], [attend(channels)] if middle_attention else []
-        )
-        for i, out in reversed(list(enumerate(widths))):
-            inputs = [channels] + [out] * blocks
-            self.up.append(
-                Level(
-                    [block(c + bridges.pop(), out) for c in inputs],
-                    [attend(out) for _ in inputs if attention[i]],
-                    None if i == 0 else Up(out),
-                )
-            )
-            channels = out
-        self.norm = group_norm(channels, groups, eps)
-        self.exit = zero(nn.Conv2d(channels, out_channels, 3, padding=1))
+        self.down = nn.ModuleList(parts.descend(width, widths, blocks, attention))
+        self.middle = parts.floor([widths[-1]] * 2, widths[-1], 1 if middle_attention else 0)
+        self.up = nn.ModuleList(parts.ascend(width, widths, blocks, attention))
+        self.norm = group_norm(widths[0], groups, eps)
+        self.exit = zero(nn.Conv2d(widths[0], out_channels, 3, padding=1))
 
     def forward(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
         check_doors("U-Net", condition, vector=self.vector_width, sequence=self.context_width, grid=self.grid_channels)
         if z.shape[-2] % self.factor or z.shape[-1] % self.factor:
-            raise Misfit(
-                f"This U-Net halves the sides until {self.factor} pixels are one; {tuple(z.shape[-2:])} do not divide."
-            )
+            raise Misfit(f"This U-Net makes {self.factor} pixels one; sides of {tuple(z.shape[-2:])} do not divide.")
         if condition.grid is not None and self.grid_channels is not None:
             z = torch.cat([z, condition.grid], dim=1)
         e = self.time(t)
@@ -164,15 +187,17 @@ class UNet(nn.Module):
         h = self.enter(z)
         bridges = [h]
         for level in self.down:
+            assert isinstance(level, Level)
             for i in range(len(level.blocks)):
                 h = level.stage(i, h, e, condition)
                 bridges.append(h)
             if level.resample is not None:
                 h = level.resample(h)
                 bridges.append(h)
-        h = self.middle.stage(0, h, e, condition)
-        h = self.middle.stage(1, h, e, condition)
+        for i in range(len(self.middle.blocks)):
+            h = self.middle.stage(i, h, e, condition)
         for level in self.up:
+            assert isinstance(level, Level)
             for i in range(len(level.blocks)):
                 h = level.stage(i, torch.cat([h, bridges.pop()], dim=1), e, condition)
             if level.resample is not None:

@@ -1,0 +1,87 @@
+"""The published sizes, counted on the meta device; within 2 %, since papers round and count embeddings differently."""
+
+import pytest
+import torch
+
+from sfumato.core.space import Grid, Tokens
+from sfumato.nn import CausalNet, Critic, Decoder, DiT, Encoder, PatchNet, UNet
+
+
+def dit(width, depth, heads):
+    """With the embedding of 1000 + 1 classes, which belongs to the conditioner here and to the net in the paper."""
+    net = DiT(Grid(4, 32, 32), 8, patch=2, width=width, depth=depth, heads=heads, vector=width)
+    return [net, torch.nn.Embedding(1001, width)]
+
+
+def igpt(width, depth, heads):
+    return [CausalNet(Tokens(1024, 512), 512, width=width, depth=depth, heads=heads, head_bias=False)]
+
+
+def pyramid(mults, z, hidden, attention=None):
+    """With the two 1×1 convolutions that stand between encoder and decoder in latent diffusion and taming."""
+    return [
+        Encoder(3, hidden, width=128, mults=mults, attention=attention),
+        Decoder(z, 3, width=128, mults=mults, attention=attention),
+        torch.nn.Conv2d(hidden, hidden, 1),
+        torch.nn.Conv2d(z, z, 1),
+    ]
+
+
+def vqgan(codes, width):
+    net = pyramid((1, 1, 2, 2, 4), 256, 256, (False, False, False, False, True))
+    return [*net, torch.nn.Embedding(codes, width)]
+
+
+PUBLISHED = {
+    # arXiv:2006.11239, appendix B: "35.7 million parameters" for CIFAR-10
+    "ddpm-cifar10": (
+        35.7,
+        lambda: [
+            UNet(3, 3, width=128, mults=(1, 2, 2, 2), blocks=2, attention=(False, True, False, False), padding="right")
+        ],
+    ),
+    # arXiv:2112.10752, table 10 and model card cin256-v2: LDM-4, 400M
+    "ldm-4-imagenet": (
+        400,
+        lambda: [
+            UNet(
+                3,
+                3,
+                width=192,
+                mults=(1, 2, 3, 5),
+                blocks=2,
+                attention=(False, True, True, True),
+                head=32,
+                context=512,
+            )
+        ],
+    ),
+    # arXiv:2212.09748, table 4: DiT-B/2 130M, DiT-XL/2 675M
+    "dit-b/2": (130, lambda: dit(768, 12, 12)),
+    "dit-xl/2": (675, lambda: dit(1152, 28, 16)),
+    # Chen et al. 2020 (image GPT), section 3.3: S 76M, M 455M, L 1.36B
+    "igpt-s": (76, lambda: igpt(512, 24, 8)),
+    "igpt-m": (455, lambda: igpt(1024, 36, 8)),
+    "igpt-l": (1360, lambda: igpt(1536, 48, 16)),
+    # Stable Diffusion's first stage, AutoencoderKL f8: 83.65M (sum over the published file stabilityai/sd-vae-ft-mse)
+    "sd-vae": (83.65, lambda: pyramid((1, 2, 4, 4), 4, 8)),
+    # github.com/FoundationVision/LlamaGen, README: vq_ds16 "72M": taming's f16 configuration, narrower codes
+    "vqgan-f16": (72, lambda: vqgan(1024, 256)),
+    # arXiv:2010.11929, table 1: ViT-Base 86M, Large 307M
+    "vit-b/16": (86, lambda: [PatchNet(Grid(3, 224, 224), patch=16, width=768, depth=12, heads=12)]),
+    "vit-l/16": (307, lambda: [PatchNet(Grid(3, 224, 224), patch=16, width=1024, depth=24, heads=16)]),
+    # github.com/junyanz/pytorch-CycleGAN-and-pix2pix, training log of pix2pix: network D 2.769M (it sees 6 channels;
+    # with 3 it has 3 · 64 · 16 fewer)
+    "patchgan": (2.769 - 3 * 64 * 16 / 1e6, lambda: [Critic(3)]),
+    # GPT-2 small: 124M with the head tied (openai/gpt-2, model card)
+    "gpt2": (124, lambda: [CausalNet(Tokens(1024, 50257), 50257, width=768, depth=12, heads=12, tied=True)]),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_size_is_the_published_one(name):
+    millions, build = PUBLISHED[name]
+    with torch.device("meta"):
+        parts = build()
+    count = sum(p.numel() for part in parts for p in part.parameters()) / 1e6
+    assert abs(count / millions - 1) < 0.02
