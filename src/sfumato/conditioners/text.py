@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 
 from sfumato.core.condition import Condition
@@ -25,18 +24,20 @@ class Tokeniser(Protocol):
 
     def encode(self, x: list[str]) -> Tensor: ...
 
-    def prepare(self, captions) -> None: ...
+    def mask(self, z: Tensor) -> Tensor: ...
+
+    def prepare(self, batches: Batches) -> None: ...
 
 
 class Text(Conditioner):
     """given["text"] list of B strings → sequence (B, T, D) with mask, and vector (B, D).
 
-    `words` turns strings into ids (B, T), 0 where there is no word; `network` is (ids, mask) → (B, T, D).
+    `words` turns strings into ids (B, T) and tells where a word is; `network` is (ids, mask) → (B, T, D).
     """
 
     keys = ("text",)
 
-    def __init__(self, words: nn.Module, network: nn.Module, drop: float = 0.1):
+    def __init__(self, words: Tokeniser, network: nn.Module, drop: float = 0.1):
         super().__init__()
         self.words, self.network, self.drop = words, network, drop
 
@@ -51,16 +52,15 @@ class Text(Conditioner):
         return self._embed(self._tokens([""]).expand(rows, -1))
 
     def prepare(self, batches: Batches) -> None:
-        captions = [text for batch in batches() for text in batch.get("text", ()) if text]
-        self.words.prepare(captions)  # type: ignore[operator]
+        self.words.prepare(batches)
 
     def _tokens(self, texts: list[str]) -> Tensor:
         device = next(self.network.parameters()).device
-        return self.words.encode(texts).to(device)  # type: ignore[operator]
+        return self.words.encode(texts).to(device)
 
     def _embed(self, tokens: Tensor) -> Condition:
-        mask = tokens != 0
+        mask = self.words.mask(tokens)
         h = self.network(tokens, mask)
         weight = mask.to(h.dtype)[..., None]
         vector = (h * weight).sum(1) / weight.sum(1).clamp_min(1)
-        return Condition(len(tokens), vector=vector, sequence=h, mask=torch.as_tensor(mask))
+        return Condition(len(tokens), vector=vector, sequence=h, mask=mask)

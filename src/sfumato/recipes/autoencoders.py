@@ -1,0 +1,184 @@
+"""Recipes that learn a latent space: one autoencoder, with another bottleneck each time.
+
+recipe   bottleneck            likelihood              prior until one is trained
+ae       Open                  Laplace                 –
+dae      Open + noise          Laplace                 –
+vae      Gaussian              Normal, learned σ       Normal
+vqvae    Codebook              Normal, learned σ       Uniform
+dvae     Gumbel                LogitLaplace            Uniform
+fsq      Finite                Normal, learned σ       Uniform
+vqgan    Codebook + critic     Laplace + perceptual    Uniform
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sfumato.codecs.autoencoder import AutoEncoder, Start
+from sfumato.codecs.bottlenecks import Bottleneck, Finite, Gaussian, Gumbel, Open
+from sfumato.codecs.codebook import Codebook
+from sfumato.core.errors import UsageError
+from sfumato.core.space import Grid
+from sfumato.likelihoods import Laplace, Likelihood, LogitLaplace, Normal
+from sfumato.losses import perceptual
+from sfumato.nn.critic import Critic
+from sfumato.nn.pyramid import Decoder, Encoder
+from sfumato.priors.normal import Normal as NormalPrior
+from sfumato.priors.normal import Uniform
+from sfumato.recipes.sizes import MULTS, PYRAMID, Size, planner, side_for
+from sfumato.recipes.table import add
+from sfumato.systems import System
+
+
+def autoencoder(
+    size: Size,
+    side: int | None,
+    channels: int,
+    factor: int,
+    bottleneck: Bottleneck,
+    likelihood: Likelihood,
+    width: int | None = None,
+    **parts: Any,
+) -> AutoEncoder:
+    """A pyramid around a bottleneck. `width` is what encoder and decoder exchange with it: the latent's by default."""
+    if factor not in MULTS:
+        raise UsageError(f"A factor of {factor} is not known; take one of {', '.join(map(str, MULTS))}.")
+    side = side_for(size, side, factor)
+    dims, data = PYRAMID[size], Grid(channels, side, side)
+    patch = min(dims.patch, factor)
+    mults = MULTS[factor // patch]
+    attention = tuple(dims.attention and side // (patch * 2**i) == 16 for i in range(len(mults)))
+    width = bottleneck.width if width is None else width
+    shape: dict[str, Any] = {
+        "width": dims.width,
+        "mults": mults,
+        "blocks": dims.blocks,
+        "attention": attention,
+        "middle_attention": dims.attention,
+        "patch": patch,
+    }
+    inward = bottleneck.inputs if width == bottleneck.width else width
+    return AutoEncoder(
+        Encoder(channels, inward, **shape),
+        Decoder(width, likelihood.channels(channels), **shape),
+        bottleneck,
+        likelihood,
+        data,
+        layout=(side // factor, side // factor),
+        channels=(inward, width),
+        last=lambda decoder: decoder.last,  # type: ignore[return-value]
+        **parts,
+    )
+
+
+@add("ae", planner("codec"))
+def ae(size: Size = "s", side: int | None = None, channels: int = 3, factor: int = 4, depth: int = 4) -> System:
+    """A plain autoencoder: the latent is whatever reconstructs best (Hinton & Salakhutdinov 2006)."""
+    return System(autoencoder(size, side, channels, factor, Open(depth), Laplace()))
+
+
+@add("dae", planner("codec"))
+def dae(
+    size: Size = "s",
+    side: int | None = None,
+    channels: int = 3,
+    factor: int = 4,
+    depth: int = 4,
+    noise: float = 0.1,
+) -> System:
+    """A deterministic autoencoder whose latents bear a little noise, made for a second stage (arXiv:2112.10752, §3.1).
+
+    `noise` is in deviations of the latents: a prior that errs by as much still decodes well.
+    """
+    return System(autoencoder(size, side, channels, factor, Open(depth, noise), Laplace()))
+
+
+@add("vae", planner("codec"))
+def vae(
+    size: Size = "s",
+    side: int | None = None,
+    channels: int = 3,
+    factor: int = 8,
+    depth: int = 16,
+    beta: float = 1.0,
+) -> System:
+    """A variational autoencoder: latents near N(0, I), and a bound on log p(x) (arXiv:1312.6114)."""
+    codec = autoencoder(size, side, channels, factor, Gaussian(depth, beta), Normal())
+    assert isinstance(codec.space, Grid)
+    return System(codec, NormalPrior(codec.space))
+
+
+@add("vqvae", planner("codec"))
+def vqvae(
+    size: Size = "s",
+    side: int | None = None,
+    channels: int = 3,
+    factor: int = 4,
+    codes: int = 512,
+    depth: int = 32,
+) -> System:
+    """A vector-quantised autoencoder: each position is one of `codes` learned vectors (arXiv:1711.00937)."""
+    return _with_uniform(autoencoder(size, side, channels, factor, Codebook(codes, depth), Normal()))
+
+
+@add("dvae", planner("codec"))
+def dvae(
+    size: Size = "s",
+    side: int | None = None,
+    channels: int = 3,
+    factor: int = 4,
+    codes: int = 512,
+    beta: float = 6.6,
+) -> System:
+    """DALL·E's discrete autoencoder: relaxed categoricals, logit-Laplace pixels (arXiv:2102.12092)."""
+    # The paper's 6.6 weighs a position that stands for 192 data dimensions; per dimension the cost stays what it was.
+    bottleneck = Gumbel(codes, 128, beta=beta * channels * factor**2 / 192)
+    return _with_uniform(autoencoder(size, side, channels, factor, bottleneck, LogitLaplace(), width=128))
+
+
+@add("fsq", planner("codec"))
+def fsq(
+    size: Size = "s", side: int | None = None, channels: int = 3, factor: int = 4, levels: str = "8,5,5,5"
+) -> System:
+    """Finite scalar quantisation: a few channels, each rounded to a few levels; no codebook (arXiv:2309.15505)."""
+    try:
+        numbers = tuple(int(level) for level in levels.split(","))
+    except ValueError:
+        raise UsageError(f"--levels takes numbers with commas between, such as 8,5,5,5, not {levels!r}.") from None
+    return _with_uniform(autoencoder(size, side, channels, factor, Finite(numbers), Normal()))
+
+
+@add("vqgan", planner("codec"))
+def vqgan(
+    size: Size = "s",
+    side: int | None = None,
+    channels: int = 3,
+    factor: int | None = None,
+    codes: int = 1024,
+    depth: int | None = None,
+) -> System:
+    """A VQ-VAE that a critic and a perceptual distance keep sharp (arXiv:2012.09841).
+
+    Without LPIPS weights at hand (package stlpips-pytorch, or a path) it trains without the perceptual term and warns.
+    """
+    paper = size == "paper"
+    factor = (16 if paper else 4) if factor is None else factor
+    depth = (256 if paper else 32) if depth is None else depth
+    narrow = size in ("xs", "s")
+    critic = Critic(channels, width=32 if narrow else 64, layers=2 if side_for(size, side) < 64 else 3)
+    codec = autoencoder(
+        size,
+        side,
+        channels,
+        factor,
+        Codebook(codes, depth),
+        Laplace(),
+        critic=critic,
+        perceptual=perceptual(),
+        start=Start(),
+    )
+    return _with_uniform(codec)
+
+
+def _with_uniform(codec: AutoEncoder) -> System:
+    return System(codec, Uniform(codec.space))  # type: ignore[arg-type]

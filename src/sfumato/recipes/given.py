@@ -1,0 +1,41 @@
+"""The conditioner that two dials ask for: classes > 0 gives labels, text gives captions, both give both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sfumato.codecs.words import Words
+from sfumato.conditioners import Labels, Several, Text
+from sfumato.core.contracts import Conditioner
+from sfumato.core.space import Tokens
+from sfumato.nn.encoders import TokenNet
+from sfumato.recipes.sizes import READER, WORDS, Size
+
+
+@dataclass(frozen=True)
+class Doors:
+    """The widths of the doors that a conditioner opens, as networks ask for them; None where a door is shut."""
+
+    vector: int | None = None
+    context: int | None = None
+
+
+def given(size: Size, classes: int, text: bool) -> tuple[Conditioner | None, Doors]:
+    width = READER[size].width
+    parts: list[Conditioner] = []
+    if classes:
+        parts.append(Labels(classes, width))
+    if text:
+        parts.append(reader(size))
+    if not parts:
+        return None, Doors()
+    doors = Doors(vector=width * len(parts), context=width if text else None)
+    return parts[0] if len(parts) == 1 else Several(*parts), doors
+
+
+def reader(size: Size) -> Text:
+    """Captions, by a transformer of our own over words whose alphabet is learned from the captions."""
+    vocab, length = WORDS[size]
+    trunk = READER[size]
+    network = TokenNet(Tokens(length, vocab), width=trunk.width, depth=trunk.depth, heads=trunk.heads)
+    return Text(Words(vocab, length), network)

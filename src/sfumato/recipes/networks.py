@@ -1,0 +1,52 @@
+"""From a size and the open doors to a network: the few sentences that every recipe of a kind shares."""
+
+from __future__ import annotations
+
+from sfumato.core.space import Grid, Tokens
+from sfumato.nn.causal import CausalNet
+from sfumato.nn.dit import DiT
+from sfumato.nn.unet import UNet
+from sfumato.recipes.given import Doors
+from sfumato.recipes.sizes import Trunk, Unet
+
+
+def unet(dims: Unet, channels: int, out: int, doors: Doors, grid: int | None = None) -> UNet:
+    return UNet(
+        channels,
+        out,
+        width=dims.width,
+        mults=dims.mults,
+        blocks=dims.blocks,
+        attention=dims.attention,
+        head=dims.head,
+        dropout=dims.dropout,
+        vector=doors.vector,
+        context=doors.context,
+        grid=grid,
+    )
+
+
+def dit(dims: Trunk, space: Grid, out: int, doors: Doors, patch: int) -> DiT:
+    return DiT(
+        space,
+        out,
+        patch=patch,
+        width=dims.width,
+        depth=dims.depth,
+        heads=dims.heads,
+        vector=doors.vector,
+        context=doors.context,
+    )
+
+
+def causal(dims: Trunk, space: Tokens, doors: Doors, dropout: float = 0.0) -> CausalNet:
+    return CausalNet(
+        space,
+        space.vocab,
+        width=dims.width,
+        depth=dims.depth,
+        heads=dims.heads,
+        vector=doors.vector,
+        context=doors.context,
+        dropout=dropout,
+    )

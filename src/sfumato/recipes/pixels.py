@@ -1,0 +1,116 @@
+"""Recipes whose latent is the picture itself: ddpm, edm, rectified-flow, pixel-ar, and a cascade of two ddpms."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from sfumato.codecs.pixels import Pixels
+from sfumato.conditioners import Picture, Several
+from sfumato.core.space import Grid, Tokens
+from sfumato.likelihoods import Categorical
+from sfumato.priors.autoregressive import Autoregressive
+from sfumato.priors.diffusion import EDM, Diffusion, Rectified, cosine, linear
+from sfumato.recipes.given import given
+from sfumato.recipes.networks import causal, unet
+from sfumato.recipes.sizes import PIXEL_GPT, PIXEL_UNET, Size, planner, side_for
+from sfumato.recipes.table import add
+from sfumato.systems import Cascade, System
+
+
+def _halvings(size: Size) -> int:
+    return 2 ** (len(PIXEL_UNET[size].mults) - 1)
+
+
+@add("ddpm", planner("diffusion"))
+def ddpm(
+    size: Size = "s",
+    side: int | None = None,
+    channels: int = 3,
+    classes: int = 0,
+    text: bool = False,
+    schedule: Literal["linear", "cosine", "learned"] = "linear",
+) -> System:
+    """Denoising diffusion on pixels: a U-Net learns to tell the noise of 1000 levels (arXiv:2006.11239).
+
+    "cosine" is the schedule and "learned" the cosine schedule with a learned variance of improved DDPM
+    (arXiv:2102.09672).
+    """
+    space = Grid(channels, *[side_for(size, side, _halvings(size), paper=32)] * 2)
+    conditioner, doors = given(size, classes, text)
+    learned = schedule == "learned"
+    prior = Diffusion(
+        space,
+        unet(PIXEL_UNET[size], channels, channels * (1 + learned), doors),
+        path=linear() if schedule == "linear" else cosine(),
+        target="noise",
+        levels=1000,
+        learned_variance=learned,
+        clamp="static",
+        estimate="steps",
+        eight_bit=True,
+    )
+    return System(Pixels(space, "values"), prior, conditioner)
+
+
+@add("edm", planner("diffusion"))
+def edm(size: Size = "s", side: int | None = None, channels: int = 3, classes: int = 0, text: bool = False) -> System:
+    """Diffusion with noise added to unscaled pixels, and a network conditioned to unit variance (arXiv:2206.00364)."""
+    space = Grid(channels, *[side_for(size, side, _halvings(size), paper=32)] * 2)
+    conditioner, doors = given(size, classes, text)
+    net = unet(PIXEL_UNET[size], channels, channels, doors)
+    prior = Diffusion(space, net, path=EDM(), target="edm", weighting="edm", steps=18, solver="heun")
+    return System(Pixels(space), prior, conditioner)
+
+
+@add("rectified-flow", planner("diffusion"))
+def rectified_flow(
+    size: Size = "s", side: int | None = None, channels: int = 3, classes: int = 0, text: bool = False
+) -> System:
+    """Straight lines between noise and pixels, whose velocity a U-Net learns (arXiv:2209.03003, arXiv:2210.02747)."""
+    space = Grid(channels, *[side_for(size, side, _halvings(size), paper=32)] * 2)
+    conditioner, doors = given(size, classes, text)
+    net = unet(PIXEL_UNET[size], channels, channels, doors)
+    path = Rectified(logit_normal=(0.0, 1.0))  # times near the middle teach most, arXiv:2403.03206
+    prior = Diffusion(space, net, path=path, target="velocity", steps=25, solver="heun")
+    return System(Pixels(space), prior, conditioner)
+
+
+@add("pixel-ar", planner("autoregressive"))
+def pixel_ar(
+    size: Size = "s",
+    side: int | None = None,
+    channels: int = 3,
+    classes: int = 0,
+    text: bool = False,
+    levels: int = 256,
+) -> System:
+    """Image GPT: the values of the pixels one after another, by a causal transformer (Chen et al. 2020).
+
+    Fewer `levels` are coarser colours: quicker to learn, and no longer a likelihood of the 8-bit picture.
+    """
+    codec = Pixels(Grid(channels, *[side_for(size, side, paper=32)] * 2), "tokens", levels=levels)
+    conditioner, doors = given(size, classes, text)
+    assert isinstance(codec.space, Tokens)
+    net = causal(PIXEL_GPT[size], codec.space, doors)
+    return System(codec, Autoregressive(codec.space, net, Categorical(codec.space.vocab)), conditioner)
+
+
+@add("cascade", planner("diffusion"))
+def cascade(
+    size: Size = "s",
+    side: int | None = None,
+    channels: int = 3,
+    classes: int = 0,
+    text: bool = False,
+    factor: int = 2,
+) -> Cascade:
+    """A small picture by one diffusion model, then a larger one by another that sees it (arXiv:2106.15282)."""
+    large = side_for(size, side, _halvings(size) * factor, paper=64)
+    small = ddpm(size, large // factor, channels, classes, text, "cosine")
+    space = Grid(channels, large, large)
+    picture = Picture(channels, (large, large), "low", factor)
+    said, doors = given(size, classes, text)
+    net = unet(PIXEL_UNET[size], channels, channels, doors, grid=picture.channels)
+    prior = Diffusion(space, net, path=cosine(), target="v", levels=1000, clamp="static")
+    conditioner = picture if said is None else Several(picture, said)
+    return Cascade(small=small, large=System(Pixels(space), prior, conditioner))

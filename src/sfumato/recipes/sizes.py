@@ -1,0 +1,149 @@
+"""The one dial: what `size` means for every kind of network, and how long each is trained.
+
+    xs      tests, seconds           s     a laptop, minutes
+    m       one GPU                  paper the published model; tests check its parameter count
+
+A "paper" row names its source; the others were chosen so that a step costs what the line above says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from sfumato.core.errors import UsageError
+from sfumato.recipes.plan import Plan
+
+Size = Literal["xs", "s", "m", "paper"]
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """A transformer."""
+
+    width: int
+    depth: int
+    heads: int
+
+
+@dataclass(frozen=True)
+class Pyramid:
+    """A convolutional encoder and its decoder. `patch` pixels a side enter as one, which is what a CPU can afford."""
+
+    width: int
+    blocks: int
+    patch: int
+    attention: bool
+
+
+@dataclass(frozen=True)
+class Unet:
+    width: int
+    mults: tuple[int, ...]
+    blocks: int
+    attention: tuple[bool, ...]  # per level, from fine to coarse
+    head: int | None = None
+    dropout: float = 0.0
+
+
+PYRAMID: dict[Size, Pyramid] = {
+    "xs": Pyramid(16, 1, 2, False),
+    "s": Pyramid(64, 1, 2, False),
+    "m": Pyramid(96, 2, 2, True),
+    "paper": Pyramid(128, 2, 1, True),  # taming-transformers and latent-diffusion configs: ch 128, 2 blocks
+}
+
+# Channel multipliers by factor, from fine to coarse; those of factor 8 and 16 are kl-f8's and vqgan-f16's.
+MULTS = {1: (1,), 2: (1, 2), 4: (1, 2, 4), 8: (1, 2, 4, 4), 16: (1, 1, 2, 2, 4), 32: (1, 1, 2, 2, 4, 4)}
+
+PIXEL_UNET: dict[Size, Unet] = {
+    "xs": Unet(32, (1, 2), 1, (False, True)),
+    "s": Unet(48, (1, 2, 2), 1, (False, False, True)),
+    "m": Unet(128, (1, 2, 2), 2, (False, True, True), head=64),
+    "paper": Unet(128, (1, 2, 2, 2), 2, (False, True, False, False), dropout=0.1),  # Ho et al. 2020, CIFAR-10: 35.7 M
+}
+
+LATENT_UNET: dict[Size, Unet] = {
+    "xs": Unet(32, (1, 2), 1, (False, True)),
+    "s": Unet(96, (1, 2), 1, (False, True), head=32),
+    "m": Unet(192, (1, 2, 3), 2, (True, True, True), head=32),
+    "paper": Unet(192, (1, 2, 3, 5), 2, (False, True, True, True), head=32),  # latent-diffusion cin256-v2: 400 M
+}
+
+DIT: dict[Size, Trunk] = {
+    "xs": Trunk(64, 2, 4),
+    "s": Trunk(192, 6, 6),
+    "m": Trunk(768, 12, 12),  # DiT-B
+    "paper": Trunk(1152, 28, 16),  # DiT-XL, arXiv:2212.09748
+}
+
+PIXEL_GPT: dict[Size, Trunk] = {
+    "xs": Trunk(64, 2, 4),
+    "s": Trunk(192, 6, 6),
+    "m": Trunk(512, 12, 8),
+    "paper": Trunk(512, 24, 8),  # image GPT-S: 76 M
+}
+
+TOKEN_GPT: dict[Size, Trunk] = {
+    "xs": Trunk(64, 2, 4),
+    "s": Trunk(256, 6, 8),
+    "m": Trunk(768, 12, 12),
+    "paper": Trunk(1024, 24, 16),  # taming-transformers, ImageNet-256 and others
+}
+
+READER: dict[Size, Trunk] = {  # of captions
+    "xs": Trunk(64, 1, 4),
+    "s": Trunk(192, 2, 6),
+    "m": Trunk(512, 6, 8),
+    "paper": Trunk(512, 16, 8),  # GLIDE's text encoder, arXiv:2112.10741, 128 words less
+}
+
+WORDS: dict[Size, tuple[int, int]] = {"xs": (512, 16), "s": (4096, 32), "m": (8192, 64), "paper": (16384, 64)}
+SIDE: dict[Size, int] = {"xs": 16, "s": 32, "m": 64, "paper": 256}
+
+
+def side_for(size: Size, side: int | None, factor: int = 1, paper: int | None = None) -> int:
+    """The picture's side: what is asked for, or the size's own; UsageError when the factor does not divide it."""
+    if side is None:
+        side = paper if paper is not None and size == "paper" else SIDE[size]
+    if side % factor:
+        near = max(round(side / factor), 1) * factor
+        raise UsageError(
+            f"A side of {side} is no multiple of {factor}, which the networks divide by. Try --side {near}."
+        )
+    return side
+
+
+STEPS: dict[str, dict[Size, Plan]] = {
+    "codec": {
+        "xs": Plan(steps=200, batch=16, rate=2e-3, ema=0.98),
+        "s": Plan(steps=4_000, batch=64, rate=1e-3, ema=0.995),
+        "m": Plan(steps=50_000, batch=64, rate=3e-4, ema=0.999),
+        "paper": Plan(steps=250_000, batch=96, rate=1e-4, betas=(0.5, 0.9), ema=0.999),
+    },
+    "diffusion": {
+        "xs": Plan(steps=300, batch=16, rate=2e-3, ema=0.98),
+        "s": Plan(steps=8_000, batch=64, rate=6e-4, ema=0.999, betas=(0.9, 0.99)),
+        "m": Plan(steps=100_000, batch=128, rate=2e-4, ema=0.9995),
+        "paper": Plan(
+            steps=800_000, batch=128, rate=2e-4, ema=0.9999, betas=(0.9, 0.999), warmup=5_000 / 800_000, floor=1
+        ),
+    },
+    "autoregressive": {
+        "xs": Plan(steps=300, batch=16, rate=2e-3, betas=(0.9, 0.95), ema=0.98),
+        "s": Plan(steps=6_000, batch=64, rate=1e-3, betas=(0.9, 0.95), decay=0.05, ema=0.995),
+        "m": Plan(steps=100_000, batch=128, rate=3e-4, betas=(0.9, 0.95), decay=0.05, ema=0.999),
+        "paper": Plan(steps=1_000_000, batch=128, rate=1e-3, betas=(0.9, 0.95), decay=0.01, ema=0.999),
+    },
+}
+
+
+def planner(kind: str, **changes):
+    """(stage, size) → Plan: stages called "codec" (or ending so) follow the codec's plan, all others that of `kind`."""
+
+    def plan(stage: str, size: Size) -> Plan:
+        own = stage.split(".")[-1] != "codec"
+        found = STEPS[kind if own else "codec"][size]
+        return replace(found, **changes) if own else found
+
+    return plan
