@@ -1,4 +1,4 @@
-"""Pictures from anywhere, as batches: sources, the right pixels, captions, a stream without a state, latents on disk."""
+"""Pictures from anywhere, as batches: sources, right pixels, captions, a stream without a state, latents on disk."""
 
 from sfumato.data.batches import Batches, once
 from sfumato.data.openers import names, open_data

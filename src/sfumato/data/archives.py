@@ -1,9 +1,10 @@
 """Zip and tar archives and webdataset shards, read member by member; nothing is ever unpacked onto the disk.
 
-A member is known by its number; its path only groups it with its captions and names it in the report. Refused: paths that leave the
-archive, links, devices, encrypted and oversized members. Plain tars and zips are read where they lie, at any time; a compressed tar
-can only be read from front to back, so its pictures are kept in memory, up to BUDGET bytes. A webdataset sample is what shares a
-path without suffix: 000.jpg with 000.txt (caption), 000.cls (label) or 000.json ("text" or "caption", "label").
+A member is known by its number; its path only groups it with its captions and names it in the report. Refused: paths
+that leave the archive, links, devices, encrypted and oversized members. Plain tars and zips are read where they lie,
+at any time; a compressed tar can only be read from front to back, so its pictures are kept in memory, up to BUDGET
+bytes. A webdataset sample is what shares a path without suffix: 000.jpg with 000.txt (caption), 000.cls (label) or
+000.json ("text" or "caption", "label").
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ from sfumato.data.source import BUDGET, Source
 from sfumato.data.tables import inside
 
 MOST_SHARDS = 100_000
-_BROKEN = (OSError, EOFError, ValueError, NotImplementedError, RuntimeError, zlib.error, lzma.LZMAError)
-_BROKEN = (*_BROKEN, tarfile.TarError, zipfile.BadZipFile, KeyError, IndexError, OverflowError)  # type: ignore[assignment]
+_BROKEN = (  # what tarfile, zipfile and the decompressors raise on damage
+    OSError, EOFError, ValueError, NotImplementedError, RuntimeError, KeyError, IndexError, OverflowError,
+    zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile,
+)  # fmt: skip
 
 
 def expand(pattern: str) -> list[Path]:
@@ -170,7 +173,7 @@ def _packed_tar(path: Path, shard: str) -> Iterator[Entry]:
                 held += member.size
                 if held > BUDGET:
                     raise DataError(
-                        f"{path} holds more than {BUDGET >> 30} GiB. Unpack its compression: a plain tar is read in place."
+                        f"{path} holds more than {BUDGET >> 30} GiB. Make it a plain tar, which is read in place."
                     )
                 file = archive.extractfile(member)
                 data = file.read() if file is not None else b""

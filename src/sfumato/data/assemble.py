@@ -1,4 +1,4 @@
-"""Candidates → a Source: decode all, count what failed and why, number the labels, clean the captions, write the report.
+"""Candidates → a Source: decode all, count what failed and why, number the labels, clean the captions, report.
 
 With b bad among n = good + b files the set is refused when b > allow_bad · n, or when nothing is good.
 """
@@ -54,8 +54,8 @@ def assemble(
     settings: Sequence[Any] = (),
     label_names: list[str] | None = None,
 ) -> Source:
-    """`bad` counts against allow_bad, `other` is only listed. `label_names` fixes the numbers of labels (else: by name)."""
-    warnings, failed = list(warnings), {i: c.problem for i, c in enumerate(candidates) if c.problem}
+    """`bad` counts against allow_bad, `other` is only listed. `label_names` fixes the numbers of labels."""
+    warnings, failed = list(warnings), {i: c.problem for i, c in enumerate(candidates) if c.problem is not None}
     labelled = sum(c.label is not None for c in candidates)
     use_labels = label_names is not None or len({c.label for c in candidates if c.label is not None}) > 1
     if use_labels and labelled < len(candidates):
@@ -97,7 +97,7 @@ def assemble(
     )
 
 
-def _ask_side(candidates: Sequence[Candidate], failed: dict[int, str | None]) -> int:
+def _ask_side(candidates: Sequence[Candidate], failed: dict[int, str]) -> int:
     sizes = []
     for i, candidate in enumerate(candidates):
         if i not in failed:
@@ -109,7 +109,7 @@ def _ask_side(candidates: Sequence[Candidate], failed: dict[int, str | None]) ->
 
 
 def _store(
-    candidates: Sequence[Candidate], failed: dict[int, str | None], look: Look, side: int
+    candidates: Sequence[Candidate], failed: dict[int, str], look: Look, side: int
 ) -> tuple[Store, dict[int, tuple[str, str, str]]]:
     """The store, and of each loaded picture its content's hash, size and mode."""
     seen: dict[int, tuple[str, str, str]] = {}
@@ -131,8 +131,8 @@ def _refuse(name: str, good: int, failures: Failures, other: Failures, allow_bad
     if len(failures) > allow_bad * total + 1e-9:
         first = "; ".join(f"{file} ({reason})" for file, reason in failures[:5])
         raise DataError(
-            f"{name}: {len(failures)} of {total} files cannot be used ({len(failures) / total:.0%}, at most {allow_bad:.0%} "
-            f"are skipped): {_reasons(failures)}. The first: {first}. Repair or remove them, or allow more."
+            f"{name}: {len(failures)} of {total} files cannot be used ({len(failures) / total:.0%}, at most "
+            f"{allow_bad:.0%} are skipped): {_reasons(failures)}. The first: {first}. Repair or remove them."
         )
 
 

@@ -3,9 +3,10 @@
     stream  =  π₀ ⧺ π₁ ⧺ π₂ ⧺ …         πₑ the permutation of 0 … N − 1 drawn from derive(seed, "order", e)
     batch k =  stream[kB … (k + 1)B)     rank r of w takes its rows [rB/w, (r + 1)B/w)
 
-Every epoch visits each picture once, whatever B is; a batch may straddle two epochs, or hold several of a small set. Resuming
-needs the number k and nothing else. Position p of the stream is flipped when derive(seed, "flip") says so for p, and shows caption
-number ⌊p / N⌋ of its picture, so that a set with several captions per picture shows them in turn.
+Every epoch visits each picture once, whatever B is; a batch may straddle two epochs, or hold several of a small set.
+Resuming needs the number k and nothing else. Position p of the stream is flipped when derive(seed, "flip") says so
+for p, and shows caption number ⌊p / N⌋ of its picture, so that a set with several captions per picture shows them in
+turn.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from sfumato.data.source import Source
 
 
 class Batches:
-    """`batches.at(k)`, or `batches[k]`: the rows of batch k that belong to `rank`. `salt` starts another order (a rollback)."""
+    """`batches.at(k)`, or `batches[k]`: the rows of batch k for `rank`. Another `salt` is another order (a rollback)."""
 
     def __init__(
         self,

@@ -1,10 +1,11 @@
 """Bytes → a caption: Unicode NFC in one line, without control characters.
 
-encoding    a byte order mark decides (UTF-8, UTF-16, UTF-32); without one UTF-8; anything else, and zero bytes, are refused
-removed     control characters, lone surrogates, marks that turn the direction of writing, stray byte order marks
-kept        joiners and variation selectors, which emoji and several scripts need
-spaces      every run of white space, line breaks among it, becomes one space
-length      LONGEST characters; what is cut is counted and reported
+Rules, in this order:
+    encoding    a byte order mark decides (UTF-8, -16, -32); without one UTF-8; other bytes and zeros are refused
+    spaces      every run of white space, line breaks among it, becomes one space
+    removed     control characters, lone surrogates, marks that turn the direction of writing, stray byte order marks
+    kept        joiners and variation selectors, which emoji and several scripts need
+    length      LONGEST characters; what is cut is counted and reported
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Bytes → pixels: right ones, or an ImageError with a reason; never half a picture and never a foreign parser.
 
-    bytes ──open──▶ one of six formats ──size check──▶ decode ──▶ upright ──▶ 8 bits ──▶ onto the background ──▶ (H, W, C)
+    bytes ──open──▶ one of six formats ──size check──▶ decode ─▶ upright ─▶ 8 bits ─▶ onto the background ─▶ (H, W, C)
 
-What is refused: other formats, more than MAX_PIXELS pixels (read from the header, before decoding), pictures that end too
-early, PNG chunks whose checksum is wrong (Pillow reads past those of pixel data), float and integer pictures of unknown range.
+What is refused: other formats, more than MAX_PIXELS pixels (read from the header, before decoding), pictures that end
+too early, PNG chunks whose checksum is wrong (Pillow reads past those of pixel data), float and integer pictures of
+unknown range.
 
 What is converted, and how
     16-bit grey           k ↦ round(k / 257)          (Pillow's own conversion clips at 255, which turns them white)

@@ -1,8 +1,8 @@
 """Handwritten digits on a grid: the UCI digits (1,797 of 8×8, shipped) and folders in MNIST's idx format.
 
-idx: 0 0 type rank, then rank big-endian 32-bit sizes, then the numbers; only type 8 (uint8) occurs. UCI values 0 … 16 become
-round(255 v / 16). Ink is light on dark, as stored. The test part of the UCI digits is every sixth picture; that of an idx folder
-has files of its own (t10k-…).
+idx: 0 0 type rank, then rank big-endian 32-bit sizes, then the numbers; only type 8 (uint8) occurs. UCI values 0 … 16
+become round(255 v / 16). Ink is light on dark, as stored. The test part of the UCI digits is every sixth picture;
+that of an idx folder has files of its own (t10k-…).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sfumato.data.decode import read
 from sfumato.data.fit import fit, natural_side
 from sfumato.data.source import Source, Store
 
-FASHION = "T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Ankle-boot".split()
+FASHION = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle-boot"]
 PARTS = {"train": "train", "test": "t10k"}
 LARGEST_FILE = 512 * 2**20
 

@@ -1,11 +1,13 @@
 """Emoji: coloured pictures whose true caption is known, in three styles and several languages; our text-to-image set.
 
-A picture is a pair (emoji, style). Its caption is the emoji's name plus the style: "red apple, flat". Styles: flat (Twemoji),
-3d (Fluent), noto (Noto). The package ships a part at 32 px without skin variants; `emoji_folder` reads the full set at 64 px.
+A picture is a pair (emoji, style). Its caption is the emoji's name plus the style: "red apple, flat". Styles: flat
+(Twemoji), 3d (Fluent), noto (Noto). The package ships a part at 32 px without skin variants; `emoji_folder` reads the
+full set at 64 px.
 
-Splits are by base emoji, never by file, and fixed by hashes of its code points, u = SHA-256(salt/code[/style]) in [0, 1):
+Splits are by base emoji, never by file, and fixed by hashes of its code points, with u = SHA-256(salt/code[/style])
+as a number in [0, 1):
     unseen-emoji    u(code) < 0.10: held out in all styles
-    unseen-pairs    else u(code, style) < 0.15, unless that is the emoji's largest u: held out, and seen in another style
+    unseen-pairs    else u(code, style) < 0.15, unless that is the emoji's largest u: held out, seen in another style
     train           all others.          test is another name for unseen-pairs
 
 A query is terms joined by +, as in "emoji:food+faces+3d+zh". Terms of one kind unite, kinds intersect:
@@ -114,7 +116,7 @@ def read_query(query: str, table: Table, split: str, language: str) -> Query:
     return Query(
         styles=frozenset(found.get("style", STYLES)),
         topics=tuple(found.get("topic", ())),
-        splits=frozenset(SPLITS if "all" in splits else splits),
+        splits=frozenset(SPLITS[:-1] if "all" in splits else splits),
         languages=tuple(found.get("language", [language])),
         labels=found.get("labels", ["by-group"])[-1],
         keywords="keywords" in found,

@@ -2,12 +2,12 @@
 
     s = min(H, W),   window [(W − s)/2, (W + s)/2] × [(H − s)/2, (H + s)/2],   resampled to side × side
 
-Lanczos with the window widened by s/side where it shrinks (each source pixel counts: no aliasing), bicubic where it grows,
-nothing at all where s = side: those pixels are copied. It equals "resize the shorter side, crop the centre", without
-rounding the longer side first.
+Lanczos with the window widened by s/side where it shrinks (each source pixel counts: no aliasing), bicubic where it
+grows, nothing at all where s = side: those pixels are copied. It equals "resize the shorter side, crop the centre",
+without rounding the longer side first.
 
-When no side is asked for: the shorter side if all pictures share it, else the median of the shorter sides rounded down to
-a multiple of 8; in both cases at most 256 and at least 8.
+When no side is asked for: the shorter side if all pictures share it, else the median of the shorter sides rounded
+down to a multiple of 8; in both cases at most 256 and at least 8.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
 """Files → a set of pictures with labels and captions: the same rules for folders, zips and tars.
 
-    labels     metadata, else a.cls or a.json beside a.jpg, else the first folder on the way to a picture, if there are two or more
-               such folders and every picture lies in one
+    labels     metadata, else a.cls or a.json beside a.jpg, else the first folder on the way to a picture, if there are
+               two or more such folders and every picture lies in one
     captions   metadata, else a.txt or a.caption beside a.jpg (one caption), else "text" or "caption" of a.json
     parts      folders train, test, val (valid, validation) on top, if every picture lies in one; `split` chooses
     order      by path; labels by name, numbers by value
 
-A folder that all pictures share is looked through. A file counts as a picture by its suffix, or by its first bytes when it has none
-that we know. Files that plainly are no pictures (README.md) are listed as skipped, but only failed pictures, broken metadata rows,
-links out, FIFOs and pictures in formats that are not opened (HEIC, SVG …) count as bad; more than `allow_bad` of them is an error.
+A folder that all pictures share is looked through. A file counts as a picture by its suffix, or by its first bytes
+when it has none that we know. Files that plainly are no pictures (README.md) are listed as skipped, but only failed
+pictures, broken metadata rows, links out, FIFOs and pictures in formats that are not opened (HEIC, SVG …) count as
+bad; more than `allow_bad` of them is an error.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from sfumato.data.source import Source
 PICTURES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"}
 SIDECARS = (".txt", ".caption", ".cls", ".json")
 PLAIN = {
-    *SIDECARS, ".md", ".rst", ".csv", ".tsv", ".jsonl", ".parquet", ".pdf", ".html", ".htm", ".xml", ".yaml", ".yml", ".toml",
-    ".py", ".sh", ".ini", ".cfg", ".log", ".npy", ".npz", ".safetensors", ".zip", ".tar", ".gz", ".mp4", ".wav", ".mp3",
+    *SIDECARS, ".md", ".rst", ".csv", ".tsv", ".jsonl", ".parquet", ".pdf", ".html", ".htm", ".xml", ".yaml", ".yml",
+    ".toml", ".ini", ".cfg", ".log", ".py", ".sh", ".npy", ".npz", ".safetensors", ".zip", ".tar", ".gz", ".mp4", ".mp3",
 }  # fmt: skip
 PARTS = {"train": "train", "test": "test", "val": "valid", "valid": "valid", "validation": "valid"}
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
@@ -127,7 +128,7 @@ def _by_sidecar(entry: Entry, found: Found, classes: dict[tuple[str, str], str])
     files = found.sidecars.get((entry.shard, entry.stem), {})
     where = entry.shown
     try:
-        label, texts = _class_of(entry, classes), ()
+        label, texts = _class_of(entry, classes), tuple[str, ...]()
         if ".json" in files:
             fields = json.loads(captions.text_of(files[".json"].read(captions.LARGEST_FILE), files[".json"].shown))
             if isinstance(fields, dict):

@@ -1,7 +1,8 @@
 """Sets of the `datasets` library: a directory made by save_to_disk, and hub:owner/name. Both need the extra `data`.
 
-The picture column is the one of type Image (else image, img, jpg, png); the label that of type ClassLabel (else label, class, cls);
-captions come from text, caption, captions or prompt. Pictures are asked for undecoded, so that our decoder alone opens them.
+The picture column is the one of type Image (else image, img, jpg, png); the label that of type ClassLabel (else
+label, class, cls); captions come from text, caption, captions or prompt. Pictures are asked for undecoded, so that
+our decoder alone opens them.
 """
 
 from __future__ import annotations
@@ -72,12 +73,18 @@ def _open(name: str, datasets: Any, loaded: Any, look: Look, split: str) -> Sour
     for i in range(len(table)):
         problem, word = None, None
         try:
-            known = names is not None and isinstance(classes[i], int) and 0 <= classes[i] < len(names)
-            word = names[classes[i]] if known and names else label_of(classes[i]) if names is None else None
+            word = _word(classes[i], names)
         except ValueError as error:
             problem = str(error)
         candidates.append(Candidate(f"{image}[{i}]", _reader(pictures, image, i), word, texts_of(said[i]), problem))
     return assemble(name, candidates, [], [], look, settings=["datasets", split], label_names=names)
+
+
+def _word(value: Any, names: list[str] | None) -> str | None:
+    """A label by its word; −1, with which `datasets` marks unlabelled rows, is none."""
+    if names is None:
+        return label_of(value)
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else None
 
 
 def _part(name: str, datasets: Any, loaded: Any, split: str) -> Any:

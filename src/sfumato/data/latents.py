@@ -4,9 +4,9 @@
     folder/KEY/about.json       what it belongs to, its shape, and its SHA-256
     KEY = SHA-256(key, data fingerprint)[:32],      `key` is the codec's hash
 
-Both are written into a temporary folder, flushed to the disk, and renamed into place at once: another process, or a crash, sees all
-or nothing. A folder that does not agree with its own about.json is made anew. Encoding goes by fixed rows of `batch`, so that the
-same codec on the same device gives the same bits.
+Both are written into a temporary folder, flushed to the disk, and renamed into place at once: another process, or a
+crash, sees all or nothing. A folder that does not agree with its own about.json is made anew. Encoding goes by fixed
+rows of `batch`, so that the same codec on the same device gives the same bits.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _DTYPES = ("float32", "float64", "int64", "int32", "uint8", "float16")
 class Latents:
     """A Source whose batches hold "latent" for "image". Index, label and text are those of the pictures."""
 
-    def __init__(self, source: Source, values: np.ndarray, rows: Sequence[int] | None = None):
+    def __init__(self, source: Source, values: np.ndarray, rows: Sequence[int] | np.ndarray | None = None):
         self.source, self._values = source, values
         self._rows = np.arange(len(source)) if rows is None else np.asarray(rows, np.int64)
         self.name, self.labels, self.has_text, self.report = source.name, source.labels, source.has_text, source.report
@@ -90,7 +90,7 @@ def cached_latents(
     batch: int = 64,
     device: torch.device | str | None = None,
 ) -> Latents:
-    """encode((B, C, H, W) in [−1, 1]) of every picture, from `folder` if it is there and whole, else made and kept there."""
+    """encode((B, C, H, W) in [−1, 1]) of every picture: from `folder` if it is there and whole, else made and kept."""
     name = hashlib.sha256(f"{VERSION}/{key}/{source.fingerprint}".encode()).hexdigest()[:32]
     place = Path(folder) / name
     belongs = {"version": VERSION, "key": key, "data": source.fingerprint, "count": len(source)}
@@ -131,7 +131,7 @@ def _write(
     place.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=place.parent))
     try:
-        values: np.ndarray | None = None
+        values: np.memmap | None = None
         done = 0
         for part in once(source, batch, device):
             z = encode(part["image"]).detach().cpu().numpy()

@@ -1,7 +1,7 @@
 """What lies in a folder: entries under their path from its root, none of them opened.
 
-Links are followed to files inside the root only; FIFOs, devices, sockets and links to folders are listed as problems. Hidden
-files and what operating systems leave behind are passed over. Archives make entries too (archives.py).
+Links are followed to files inside the root only; FIFOs, devices, sockets and links to folders are listed as problems.
+Hidden files and what operating systems leave behind are passed over. Archives make entries too (archives.py).
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sfumato.core.errors import DataError
-from sfumato.data.decode import MAX_BYTES, read
+from sfumato.data.decode import read
 
 _LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file under its path in `shard` (an archive, or "" for a folder). `read(limit)` gives its bytes or raises ImageError."""
+    """A file by its path in `shard` (an archive; "" for a folder). `read(limit)`: its bytes, or ImageError."""
 
     path: str
     read: Callable[[int], bytes]
@@ -100,4 +100,4 @@ def _problem(root: Path, item: os.DirEntry) -> str | None:
 
 
 def _reader(path: Path, root: Path) -> Callable[[int], bytes]:
-    return lambda limit=MAX_BYTES: read(path, root, limit)
+    return lambda limit: read(path, root, limit)

@@ -1,13 +1,14 @@
-"""A set of pictures that is ready for training: every picture (C, side, side) uint8, with label and captions where it has them.
+"""A set of pictures that is ready for training: each (C, side, side) uint8, with label and captions if it has them.
 
     pictures:  0 … n − 1   what may be loaded            Store    loads, fits, remembers
-    rows:      0 … N − 1   what this set shows of them   Source   a selection of pictures, with labels, texts and a report
+    rows:      0 … N − 1   what this set shows of them   Source   a selection, with labels, texts and a report
 
-Files are decoded once when a set is opened, so that a bad one is known before the first step; what fits into BUDGET bytes stays
-in memory, the rest is decoded again when it is asked for. Drawn and embedded sets are made when asked for.
+Files are decoded once when a set is opened, so that a bad one is known before the first step; what fits into BUDGET
+bytes stays in memory, the rest is decoded again when it is asked for. Drawn and embedded sets are made when asked
+for.
 
-The fingerprint is SHA-256 over the settings (side, channels, background, split) and, row by row, over the content's own hash, the
-label and the captions: two sets with one fingerprint give the same batches.
+The fingerprint is SHA-256 over the settings (side, channels, background, split) and, row by row, over the content's
+own hash, the label and the captions: two sets with one fingerprint give the same batches.
 """
 
 from __future__ import annotations
@@ -53,13 +54,13 @@ class Store:
                 self._known[i] = True
         return self._pixels[i]
 
-    def gather(self, rows: Sequence[int]) -> np.ndarray:
+    def gather(self, rows: np.ndarray) -> np.ndarray:
         if self._pixels is None or not self._known[rows].all():
             return np.stack([self[i] for i in rows])
         return self._pixels[rows]
 
     def check(self, without: Container[int] = ()) -> dict[int, ImageError]:
-        """Loads every other picture once, in threads (Pillow decodes without the interpreter's lock); returns what failed."""
+        """Loads every other picture once, in threads (Pillow decodes without Python's lock); returns what failed."""
         failed: dict[int, ImageError] = {}
 
         def visit(i: int) -> None:
@@ -76,13 +77,13 @@ class Store:
 
 
 class Source:
-    """N pictures in a fixed order. Indices are rows of this set; `subset` keeps pictures, labels and captions together."""
+    """N pictures in a fixed order; indices count its rows. `subset` keeps pictures, labels and captions together."""
 
     def __init__(
         self,
         name: str,
         store: Store,
-        rows: Sequence[int],
+        rows: Sequence[int] | np.ndarray,
         *,
         identity: str,
         label_ids: np.ndarray | None = None,
@@ -137,7 +138,7 @@ class Source:
         return {key: value[0] for key, value in self.batch([i]).items()}
 
     def batch(self, indices: Iterable[int], choice: int | Sequence[int] = 0) -> dict[str, Any]:
-        """{"image" (B, C, side, side) float32 in [−1, 1], "index" (B,), "label" (B,) and "text" where the set has them}."""
+        """{"image" (B, C, side, side) float32 in [−1, 1], "index" (B,), and "label" (B,), "text" where known}."""
         index = [int(i) for i in indices]
         rows = self._rows[index]
         pixels = torch.from_numpy(np.ascontiguousarray(self._store.gather(rows)))
@@ -179,5 +180,5 @@ class Source:
             counted["labels"] = {name: tally[k] for k, name in enumerate(self.labels)}
         if self.has_text and "captions" in report:
             counted["captions"] = min(report["captions"], len(self))
-        rest = {"sizes": {}, "modes": {}, "skipped": [], "warnings": []}
+        rest: dict[str, Any] = {"sizes": {}, "modes": {}, "skipped": [], "warnings": []}
         return {"name": self.name, **rest, **report, **counted, "side": self.side, "channels": self.channels}

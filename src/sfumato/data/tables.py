@@ -1,4 +1,4 @@
-"""metadata.jsonl, .csv and .parquet: rows with file_name, and text or label, of which broken ones are named and left out.
+"""metadata.jsonl, .csv and .parquet: rows with file_name, and text or label; broken ones are named and left out.
 
     file_name    a path from the folder of the metadata file; one that leaves it is refused
     text         a caption or a list of captions; also called caption, captions or prompt

@@ -1,8 +1,10 @@
-"""Coloured shapes with captions, drawn to order, and exact judges of pictures: what is drawn, and does it fit the words?
+"""Coloured shapes with captions, drawn to order, and exact judges of pictures: what is drawn, and do the words fit?
 
-draw(seed …) ─▶ objects ─▶ render ─▶ picture         words.describe(objects) ─▶ caption
-                              parse(picture) ─▶ objects        words.understand(caption) ─▶ nouns, relations
-                                      judge(picture, caption) ─▶ count, attributes, binding, relations
+A scene is a list of objects, and it has three forms that turn into each other:
+
+    arrange ─▶ objects ── render ──▶ picture         describe ─▶ caption
+               objects ◀── parse ─── picture         understand ◀─ caption
+                          judge(picture, caption) ─▶ count, attributes, binding, relations
 """
 
 from sfumato.data.scenes.draw import COLORS, SHAPES, SIZES, Object, arrange, render

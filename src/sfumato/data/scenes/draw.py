@@ -1,12 +1,15 @@
 """Scenes: 1 to 8 objects, each a colour × shape × size at a place, that neither touch nor leave the picture.
 
-Lengths are in pixels of a picture of side S, with the diameters d(small) = round(5 S/32), d(large) = round(9 S/32). An object
-fills a d × d box whose corner (x, y) is whole, so it looks the same wherever it stands. With (u, v) ∈ [−1, 1]² across the box:
+Lengths are in pixels of a picture of side S, with the diameters d(small) = round(6 S/32), d(large) = round(9 S/32).
+An object fills a d × d box whose corner (x, y) is whole, so it looks the same wherever it stands. With (u, v)
+from −1 to 1 across the box:
 
-    square |u|,|v| ≤ 1     circle u² + v² ≤ 1     diamond |u| + |v| ≤ 1     triangle |u| ≤ (v + 1)/2     cross |u| ≤ ⅓ or |v| ≤ ⅓
+    square |u|,|v| ≤ 1          circle u² + v² ≤ 1            diamond |u| + |v| ≤ 1
+    triangle |u| ≤ (v + 1)/2    cross |u| ≤ ⅓ or |v| ≤ ⅓
 
-Pixel = white + a (colour − white), a the covered part of the pixel (measured at 8 × 8 points): edges are smooth. Places are
-uniform; after TRIES vain attempts, or for a crowd, objects go into cells of a 3 × 3 grid. One pixel at least stays between boxes.
+Pixel = white + a (colour − white), a the covered part of the pixel (measured at 8 × 8 points): edges are smooth.
+Places are uniform; after TRIES vain attempts, or for a crowd, objects go into cells of a 3 × 3 grid. One pixel at
+least stays between boxes.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ _FINE = 8
 
 @dataclass(frozen=True)
 class Object:
-    """One thing in a picture. (x, y) is the centre in pixels from the upper left corner, y down; `box` is (x0, y0, x1, y1)."""
+    """One thing in a picture. (x, y) is its centre in pixels from the upper left, y down; `box` is (x0, y0, x1, y1)."""
 
     color: str
     shape: str
@@ -45,7 +48,7 @@ class Object:
     x: float
     y: float
     box: tuple[int, int, int, int]
-    score: float = 1.0  # how well the seen outline agrees with the shape (intersection over union)
+    score: float = 1.0  # how well what is seen agrees with the shape, from 0 to 1
 
     @property
     def kind(self) -> tuple[str, str, str]:
@@ -53,7 +56,7 @@ class Object:
 
 
 def diameter(size: str, side: int) -> int:
-    return max(1, round((5 if size == "small" else 9) * side / 32))
+    return max(1, round((6 if size == "small" else 9) * side / 32))
 
 
 @functools.lru_cache(maxsize=256)

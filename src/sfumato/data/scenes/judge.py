@@ -1,14 +1,18 @@
 """Reading a picture of shapes back, and judging it against a caption.
 
-Seeing. A pixel p is white + a (c − white) + e; for each colour a = ⟨p − w, c − w⟩ / |c − w|² and e is what is left. It belongs to the
-colour with the least |e|, if a ≥ ½ and |e| ≤ LEFT · |c − w|. Connected pixels (4 neighbours) of one colour are an object, if they
-are at least half as many as those of the smallest shape. Size: the diameter nearest to the longer side of their box, in logarithms.
-Shape: the outline (coverage ≥ ½) with the largest intersection over union, `score`, centred on that box. Exact for every scene that
-`render` draws from 24 px on; on a generated picture, objects with a score under SURE are not counted as any shape.
+Seeing. A pixel p is white + a (c − white) + e; for each colour a = ⟨p − w, c − w⟩ / |c − w|² and e is what is left.
+It belongs to the colour with the least |e|, if a ≥ ½ and |e| ≤ LEFT · |c − w|. Connected pixels (4 neighbours) of one
+colour are an object, if they are at least half as many as those of the smallest shape. Its size is that whose
+diameter is nearest to the longer side of their box, in logarithms; its shape the one with the largest score
+
+    Σ min(a, template) / Σ max(a, template)         over the object and the soft edge around it.
+
+Exact for every scene that `render` draws from SMALLEST px on. On a generated picture, objects with a score under SURE
+are not counted.
 
 Judging. Of the objects that a caption names (a multiset), and those that are seen:
     count        1 if they are equally many, else 0
-    attributes   mean over colours, shapes and named sizes of the part of the named that is seen, whatever stands beside it
+    attributes   mean over colours, shapes and named sizes of the part of the named that is seen, in whatever objects
     binding      the part of the named objects that is seen with all its attributes in one object
     relations    the part of the named relations that holds between some objects of those kinds; absent if none is named
     correct      1 if all of the above are 1, else 0
@@ -40,14 +44,14 @@ def parse(image: Tensor | np.ndarray) -> list[Object]:
 
 def see(image: Tensor | np.ndarray) -> list[tuple[Object, np.ndarray]]:
     """The objects with their masks, (S, S) bool."""
-    colors = _color_of(_as_bytes(image))
+    colors, amounts = _color_of(_as_bytes(image))
     side = colors.shape[0]
     least = min(int((coverage(shape, diameter("small", side)) >= 0.5).sum()) for shape in SHAPES) / 2
     found = []
     for k, color in enumerate(COLORS):
         for mask in _islands(colors == k):
             if mask.sum() >= least:
-                found.append((_recognise(mask, color, side), mask))
+                found.append((_recognise(mask, amounts[k] * _grown(mask), color, side), mask))
     return sorted(found, key=lambda pair: (pair[0].box[1], pair[0].box[0]))
 
 
@@ -76,8 +80,8 @@ def _as_bytes(image: Any) -> np.ndarray:
     return pixels.astype(np.float64).transpose(1, 2, 0)
 
 
-def _color_of(pixels: np.ndarray) -> np.ndarray:
-    """(S, S) int: which colour, −1 for the background and for what is none of them."""
+def _color_of(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(S, S) int: which colour, −1 for the background and for what is none of them; each colour's a in [0, 1]."""
     away = np.nan_to_num(pixels - 255.0)
     amount, rest = [], []
     for color in COLORS.values():
@@ -89,7 +93,7 @@ def _color_of(pixels: np.ndarray) -> np.ndarray:
     nearest = np.argmin(rest, 0)
     pick = functools.partial(np.take_along_axis, indices=nearest[None], axis=0)
     good = (pick(np.stack(amount))[0] >= 0.5) & (pick(np.stack(rest))[0] <= LEFT)
-    return np.where(good, nearest, -1)
+    return np.where(good, nearest, -1), np.stack(amount).clip(0, 1)
 
 
 def _islands(mask: np.ndarray) -> Iterable[np.ndarray]:
@@ -109,38 +113,44 @@ def _islands(mask: np.ndarray) -> Iterable[np.ndarray]:
         yield number == part
 
 
-def _recognise(mask: np.ndarray, color: str, side: int) -> Object:
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    y0, y1, x0, x1 = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
-    longer = max(y1 - y0, x1 - x0)
+def _grown(mask: np.ndarray) -> np.ndarray:
+    """The mask and all pixels that touch it, where soft edges lie."""
+    wide, (height, width) = np.pad(mask, 1), mask.shape
+    return np.logical_or.reduce([wide[y : y + height, x : x + width] for y in range(3) for x in range(3)])
+
+
+def _recognise(mask: np.ndarray, amount: np.ndarray, color: str, side: int) -> Object:
+    """`amount` (S, S) is how much of each pixel the object covers, zero away from it."""
+    (y0, y1), (x0, x1) = _extent(mask.any(1)), _extent(mask.any(0))
+    longer = max(y1 - y0, x1 - x0) + 1
     size = min(SIZES, key=lambda s: abs(np.log(longer / diameter(s, side))))
-    fits = {shape: _overlap(mask, shape, diameter(size, side)) for shape in SHAPES}
+    d = diameter(size, side)
+    fits = {shape: _overlap(mask, amount, shape, d) for shape in SHAPES}
     shape = max(fits, key=lambda s: fits[s][0])
     score, (x, y) = fits[shape]
-    d = diameter(size, side)
     return Object(color, shape, size, x + d / 2, y + d / 2, (x, y, x + d, y + d), score)
 
 
-def _overlap(mask: np.ndarray, shape: str, d: int) -> tuple[float, tuple[int, int]]:
-    """The best intersection over union of the mask with the outline, and where its box then begins (x, y): the outline's own
-    bounding box is laid on the mask's, and moved by up to a pixel."""
-    outline = coverage(shape, d) >= 0.5
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    orows, ocolumns = np.flatnonzero(outline.any(1)), np.flatnonzero(outline.any(0))
-    y = round((rows[0] + rows[-1] - orows[0] - orows[-1]) / 2)
-    x = round((columns[0] + columns[-1] - ocolumns[0] - ocolumns[-1]) / 2)
-    pad = d + 1
-    wide = np.pad(mask, pad)
+def _extent(line: Any) -> tuple[int, int]:
+    places = np.flatnonzero(line)
+    return int(places[0]), int(places[-1])
+
+
+def _overlap(mask: np.ndarray, amount: np.ndarray, shape: str, d: int) -> tuple[float, tuple[int, int]]:
+    """The best score of a shape, and the corner (x, y) of its box: centred on the mask, or a pixel beside."""
+    template = coverage(shape, d)
+    corner = []
+    for axis in (0, 1):
+        seen, drawn = _extent(mask.any(axis)), _extent((template >= 0.5).any(axis))
+        corner.append(round((sum(seen) - sum(drawn)) / 2))
+    total, wide, pad = amount.sum() + template.sum(), np.pad(amount, d + 1), d + 1
     best = (-1.0, (0, 0))
-    for dy in (0, -1, 1):
-        for dx in (0, -1, 1):
-            window = wide[y + dy + pad : y + dy + pad + d, x + dx + pad : x + dx + pad + d]
-            if window.shape != outline.shape:
-                continue
-            both = float((window & outline).sum())
-            score = both / (mask.sum() + outline.sum() - both)
-            if score > best[0]:
-                best = (score, (x + dx, y + dy))
+    for y in (corner[1], corner[1] - 1, corner[1] + 1):
+        for x in (corner[0], corner[0] - 1, corner[0] + 1):
+            window = wide[y + pad : y + pad + d, x + pad : x + pad + d]
+            if window.shape == template.shape:
+                both = float(np.minimum(window, template).sum())
+                best = max(best, (both / (total - both), (x, y)), key=lambda pair: pair[0])
     return best
 
 

@@ -6,7 +6,8 @@ A query is terms joined by +, as in "scenes:n=5000+objects=1-3+zh":
     seed=K         another set of the same kind (0)
     en, zh         the language; both: captions take turns
     varied         captions beyond the plain one shuffle, turn relations round and leave out sizes
-Picture i has A + i mod (B − A + 1) objects; its label says how many. Train and test share no seed; small scenes may coincide by chance.
+Picture i has A + i mod (B − A + 1) objects; its label says how many. Train and test share no seed; small scenes may
+coincide by chance.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def open_scenes(query: str, side: int | None, channels: int, split: str, languag
     if split not in COUNTS:
         raise UnknownName(f"scenes has no split called {split!r}. {nearest(split, COUNTS)}")
     terms = _read(query)
-    languages = [term for term in ("en", "zh") if term in terms] or [language]
+    languages: list[str] = [term for term in ("en", "zh") if term in terms] or [language]
     if languages[0] not in ("en", "zh"):
         raise UnknownName(f"scenes has captions in en and zh, not in {language!r}.")
     count, seed, side = int(terms.get("n", COUNTS[split])), int(terms.get("seed", 0)), 32 if side is None else side

@@ -2,16 +2,17 @@
 
     English     caption  = clause {", " clause}
                 clause   = noun [" " relation " " noun]
-                noun     = count " " [size " "] color " " shape           count = "a" ("an" before orange) or "two" … "eight"
+                noun     = count " " [size " "] color " " shape      count = "a" ("an" before orange), "two" … "eight"
                 relation = "left of" | "right of" | "above" | "below"     two and more: the plural, "crosses" for cross
     Chinese     caption  = clause {"，" clause}
                 clause   = noun | noun "在" noun "的" relation
                 noun     = count "个" [size "的"] color shape             count = 一 两 三 四 五 六 七 八
                 relation = 左边 | 右边 | 上方 | 下方
 
-A caption names every object once; like ones are counted together. Two objects that are alone are told by their relation, unless they
-are alike. a is left of b when x_a < x_b and |x_a − x_b| ≥ |y_a − y_b|, above b when y_a < y_b and |y_a − y_b| > |x_a − x_b|, so that
-of two places exactly one relation holds. Choice 0 is the plain caption; others shuffle, turn relations round and leave out sizes.
+A caption names every object once; like ones are counted together. Two objects that are alone are told by their
+relation, unless they are alike. a is left of b when x_a < x_b and |x_a − x_b| ≥ |y_a − y_b|, above b when y_a < y_b
+and |y_a − y_b| > |x_a − x_b|, so that of two places exactly one relation holds. Choice 0 is the plain caption; others
+shuffle, turn relations round and leave out sizes.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "bel
 _NUMBERS = ("two", "three", "four", "five", "six", "seven", "eight")
 _COUNTS_ZH = dict(enumerate("一两三四五六七八", 1))
 _ZH = {
-    **dict(zip(COLORS, "红色 橙色 黄色 绿色 青色 蓝色 紫色 黑色".split(), strict=True)),
-    **dict(zip(SHAPES, "圆形 正方形 三角形 菱形 十字形".split(), strict=True)),
+    **dict(zip(COLORS, ["红色", "橙色", "黄色", "绿色", "青色", "蓝色", "紫色", "黑色"], strict=True)),
+    **dict(zip(SHAPES, ["圆形", "正方形", "三角形", "菱形", "十字形"], strict=True)),
     **dict(zip(SIZES, "小大", strict=True)),
-    **dict(zip(RELATIONS, "左边 右边 上方 下方".split(), strict=True)),
+    **dict(zip(RELATIONS, ["左边", "右边", "上方", "下方"], strict=True)),
 }
 
 
@@ -117,8 +118,8 @@ def _pattern_en() -> str:
 
 
 def _pattern_zh() -> str:
-    words = [[_ZH[w] for w in names] for names in (SIZES, COLORS, SHAPES)]
-    return rf"([{''.join(_COUNTS_ZH.values())}])个(?:({'|'.join(words[0])})的)?({'|'.join(words[1])})({'|'.join(words[2])})"
+    sizes, colors, shapes = ("|".join(_ZH[w] for w in names) for names in (SIZES, COLORS, SHAPES))
+    return rf"([{''.join(_COUNTS_ZH.values())}])个(?:({sizes})的)?({colors})({shapes})"
 
 
 _NOUN_EN, _NOUN_ZH = _pattern_en(), _pattern_zh()
