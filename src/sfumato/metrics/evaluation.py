@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from sfumato.core.errors import UsageError
 from sfumato.core.noise import Noise, derive
+from sfumato.metrics.alignment import Verdict, verdicts
 from sfumato.metrics.classifier import Classifier
 from sfumato.metrics.coverage import Coverage, neighbourhoods
 from sfumato.metrics.features import Features, gather
@@ -92,6 +93,7 @@ def reference(
 class Drawn:
     features: Tensor
     labels: Tensor | None  # what the judge sees
+    verdicts: list[Verdict]  # on each scene, where scenes are judged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +127,7 @@ class Evaluation:
     given: Mapping[str, Any] | None = None  # n values a key; None: from the set
     judge: Classifier | None = None
     lpips: nn.Module | None = None
+    scenes: bool = False  # whether the samples are scenes, to be read back and judged by their captions
     gallery: Any = None  # where retrieval looks for the right picture; None: the set
     progress: Progress | None = None
     known: Reference | None = None
@@ -187,12 +190,17 @@ class Evaluation:
 
     @cached_property
     def drawn(self) -> Drawn:
-        features, labels = [], []
+        features: list[Tensor] = []
+        labels: list[Tensor] = []
+        found: list[Verdict] = []
         for images in self.images():
             features += [self.features(part).cpu() for part in images.split(self.batch)]
             if self.judge is not None:
                 labels.append(self.judge.predict(images))
-        return Drawn(torch.cat(features), torch.cat(labels) if labels else None)
+            if self.scenes and "text" in self.condition:
+                start = len(found)
+                found += verdicts(images, self.condition["text"][start : start + len(images)])
+        return Drawn(torch.cat(features), torch.cat(labels) if labels else None, found)
 
     @cached_property
     def among(self) -> Coverage:
@@ -264,6 +272,7 @@ class Evaluation:
             )
             found["samples"] = {
                 "count": self.n,
+                "batch": self.batch,
                 "seeds": [self.seeds[0], self.seeds[-1]],
                 "given": {"keys": list(self.condition), "from": whence},
                 "options": {key: value for key, value in self.options.items() if isinstance(value, (int, float, str))},

@@ -19,8 +19,9 @@ from sfumato.core.registry import Registry
 from sfumato.core.space import Tokens
 from sfumato.losses import perceptual
 from sfumato.metrics import bits
+from sfumato.metrics.alignment import average
 from sfumato.metrics.classifier import Classifier
-from sfumato.metrics.evaluation import Evaluation, Progress, Reference
+from sfumato.metrics.evaluation import Evaluation, Progress, Reference, condition_keys
 from sfumato.metrics.features import Features, extractor, gather
 from sfumato.metrics.fidelity import CEILING, eight_bit
 from sfumato.metrics.frechet import Moments, frechet_distance, score_name
@@ -205,7 +206,6 @@ def _retrieval(run: Evaluation) -> Scores:
     styles = [caption.rpartition(", ")[2] for caption in captions]
     found, sizes = ranks_in_groups(run.drawn.features, pictures, answers, styles)
     protocol = {
-        "count": run.n,
         "gallery": len(gallery),
         "gallery_fingerprint": getattr(gallery, "fingerprint", None),
         "within": "style",
@@ -219,6 +219,21 @@ def _retrieval(run: Evaluation) -> Scores:
     return scores
 
 
+@_add(
+    "scenes",
+    "what a reader of the picture finds of its caption: count, binding, …",
+    "data.scenes",
+    "captions",
+    "higher",
+)
+def _scenes(run: Evaluation) -> Scores:
+    if "text" not in run.condition:
+        raise UsageError("Scenes are judged by their captions, and this system is not conditioned on text.")
+    protocol = {"judge": "data.scenes.judge", "of": run.n}
+    averaged = average(run.drawn.verdicts).items()
+    return {f"scenes-{key}": Score(value, {**protocol, "count": count}) for key, (value, count) in averaged}
+
+
 def applicable(system: Any, source: Any = None) -> list[str]:
     """The metrics that a system is measured by unless others are asked for."""
     codec, prior = getattr(system, "codec", None), getattr(system, "prior", None)
@@ -229,6 +244,9 @@ def applicable(system: Any, source: Any = None) -> list[str]:
         names += ["perplexity", "usage"]
     if prior is not None and getattr(prior, "kind", None) and getattr(codec, "kind", None):
         names.append("bits")
+    if prior is not None and "text" in condition_keys(system):
+        judged = {"scenes": "scenes", "emoji": "retrieval"}
+        names += [metric for start, metric in judged.items() if str(getattr(source, "name", "")).startswith(start)]
     return names
 
 
@@ -264,7 +282,20 @@ def evaluate(
     network = extractor(features) if isinstance(features, str) else features
     network.to(getattr(system, "device", "cpu"))
     run = Evaluation(
-        system, source, network, n, seed, batch, dict(options or {}), given, judge, lpips, gallery, progress, reference
+        system,
+        source,
+        network,
+        n,
+        seed,
+        batch,
+        options=dict(options or {}),
+        given=given,
+        judge=judge,
+        lpips=lpips,
+        scenes="scenes" in names,
+        gallery=gallery,
+        progress=progress,
+        known=reference,
     )
     was_training = getattr(system, "training", False)
     if was_training:
