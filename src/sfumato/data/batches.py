@@ -24,7 +24,7 @@ from sfumato.data.source import Source
 
 
 class Batches:
-    """`batches.at(k)`, or `batches[k]`: the rows of batch k for `rank`. Another `salt` is another order (a rollback)."""
+    """`batches.at(k)`, or `batches[k]`: the rows of batch k for `rank`. Another `salt`, another order (a rollback)."""
 
     def __init__(
         self,

@@ -198,7 +198,8 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _turned(image: Image.Image) -> bool:
-    return _orientation(image) >= 5
+    """Whether width and height change places; Pillow has done so already for TIFF."""
+    return image.format != "TIFF" and _orientation(image) >= 5
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -32,7 +32,7 @@ PICTURES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", "
 SIDECARS = (".txt", ".caption", ".cls", ".json")
 PLAIN = {
     *SIDECARS, ".md", ".rst", ".csv", ".tsv", ".jsonl", ".parquet", ".pdf", ".html", ".htm", ".xml", ".yaml", ".yml",
-    ".toml", ".ini", ".cfg", ".log", ".py", ".sh", ".npy", ".npz", ".safetensors", ".zip", ".tar", ".gz", ".mp4", ".mp3",
+    ".toml", ".ini", ".cfg", ".log", ".py", ".sh", ".npy", ".npz", ".safetensors", ".zip", ".tar", ".gz", ".mp4",
 }  # fmt: skip
 PARTS = {"train": "train", "test": "test", "val": "valid", "valid": "valid", "validation": "valid"}
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")

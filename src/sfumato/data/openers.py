@@ -42,7 +42,7 @@ def open_data(
 ) -> Source:
     """Opens a set: every picture is checked, resized and cropped to side × side (fit.py says how, and what None means).
 
-    `background` shows through transparent pictures. Bad files are skipped up to the part `allow_bad`; beyond, DataError.
+    `background` shows through transparent pictures. Bad files are skipped up to the part `allow_bad`; else DataError.
     `split` is train, test, or what the set names; user data without parts of its own is train as a whole.
     """
     if channels not in (1, 3):
