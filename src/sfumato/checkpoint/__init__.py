@@ -3,8 +3,10 @@
 from sfumato.checkpoint.disk import lock, read_json, verify, write_file, write_json
 from sfumato.checkpoint.model import load_model, read_recipe, recipe_record, save_model
 from sfumato.checkpoint.state import latest, load_state, recover, save_state, steps
+from sfumato.checkpoint.tensors import hash_tensors, read_tensors
 
 __all__ = [
+    "hash_tensors",
     "latest",
     "load_model",
     "load_state",
@@ -12,6 +14,7 @@ __all__ = [
     "read_json",
     "read_recipe",
     "recipe_record",
+    "read_tensors",
     "recover",
     "save_model",
     "save_state",

@@ -9,6 +9,7 @@ Format: https://huggingface.co/docs/safetensors.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -81,6 +82,14 @@ def encode_tensors(
     yield len(text).to_bytes(8, "little") + text
     for name in order:
         yield _bytes(tensors[name])
+
+
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the file that these tensors would make."""
+    digest = hashlib.sha256()
+    for part in encode_tensors(tensors):
+        digest.update(part)
+    return digest.hexdigest()
 
 
 # ---- reading ----

@@ -1,0 +1,244 @@
+"""A training from a recipe's name and a set of pictures to a run folder, stage after stage.
+
+    train     recipe.json, train.json (what was asked), data.json → for each stage not given by `from_`:
+              prepare → fit → averaged weights → finish → model/
+    resume    the newest checkpoint that verifies, and on as if nothing had been
+
+With `minutes`, each stage that is left gets an equal part of the minutes that are left when it begins. Whatever the
+recipe draws at its making comes from derive(seed, "init"), so a run is a function of its request and its data.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sfumato import recipes
+from sfumato.checkpoint import (
+    latest,
+    load_model,
+    load_state,
+    lock,
+    read_json,
+    read_recipe,
+    recipe_record,
+    recover,
+    write_json,
+)
+from sfumato.checkpoint import steps as saved_steps
+from sfumato.core.errors import DataError, UsageError, WeightsError
+from sfumato.core.noise import derive
+from sfumato.core.registry import nearest
+from sfumato.core.space import Grid
+from sfumato.data import Source, open_data
+from sfumato.train.fit import seeded
+from sfumato.train.log import rewind
+from sfumato.train.stages import Stages
+from sfumato.train.stop import Stop
+
+SCHEMA = 1  # of train.json
+log = logging.getLogger("sfumato")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for, as train.json keeps it. `sample_every` and `save_every` count steps; None: by progress, and
+    every ten minutes; 0: never before the end."""
+
+    recipe: str
+    data: str
+    dials: dict[str, Any]
+    size: str = "s"
+    side: int | None = None
+    channels: int = 3
+    steps: int | None = None
+    minutes: float | None = None
+    batch: int | None = None
+    seed: int = 0
+    precision: str = "fp32"
+    given: dict[str, str] | None = None  # stage → the run that it is taken from
+    sample_every: int | None = None
+    save_every: int | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training that is over: where it is, what it took, and how it ended."""
+
+    path: Path
+    steps: int
+    loss: float | None
+    seconds: float
+
+    def load(self) -> nn.Module:
+        """The trained system, with averaged weights, in eval mode."""
+        return load_model(self.path)
+
+
+def train(
+    recipe: str,
+    data: str | Path,
+    *,
+    out: str | Path,
+    size: str = "s",
+    side: int | None = None,
+    steps: int | None = None,
+    minutes: float | None = None,
+    batch: int | None = None,
+    seed: int = 0,
+    precision: str = "fp32",
+    from_: Mapping[str, str | Path] | None = None,
+    sample_every: int | None = None,
+    save_every: int | None = None,
+    quiet: bool = False,
+    **dials: Any,
+) -> Run:
+    """Trains all stages of a recipe that `from_` does not give. `steps` are for each stage, `minutes` for all together;
+    without either the recipe's plan decides. Dials that the data answer (classes, text) may be left out.
+    """
+    if steps is not None and minutes is not None:
+        raise UsageError("A training ends by steps or by minutes; give one of the two.")
+    for name, number in {"steps": steps, "minutes": minutes, "batch": batch, "side": side}.items():
+        if number is not None and number <= 0:
+            raise UsageError(f"{name} must be positive, not {number}.")
+    run, dials = Path(out), _spoken(recipe, dials, size, side)
+    with lock(run):
+        if (run / "train.json").exists():
+            raise UsageError(f"{run} holds a run already. Go on by `sfumato resume {run}`, or choose another folder.")
+        source = _open(recipe, data, dials)
+        request = Request(
+            recipe=recipe,
+            data=str(data),
+            dials=_answered(recipe, dials, source),
+            size=size,
+            side=source.side,
+            channels=source.channels,
+            steps=steps,
+            minutes=minutes,
+            batch=batch,
+            seed=seed,
+            precision=precision,
+            given={stage: str(path) for stage, path in (from_ or {}).items()},
+            sample_every=sample_every,
+            save_every=save_every,
+        )
+        system = _build(request)
+        _take_given(system, request)
+        write_json(run / "recipe.json", recipe_record(system.recipe))
+        write_json(run / "data.json", {"fingerprint": source.fingerprint, **source.report})
+        write_json(run / "train.json", {"schema": SCHEMA, **asdict(request)})
+        return _go(run, request, system, source, None, quiet)
+
+
+def resume(out: str | Path, *, quiet: bool = False) -> Run:
+    """Goes on exactly where a run stopped; a finished run is returned as it is."""
+    run = Path(out)
+    if not (run / "train.json").exists():
+        raise UsageError(f"{run} holds no run: there is no train.json in it.")
+    with lock(run):
+        recover(run)
+        record = read_json(run / "train.json")
+        if record.pop("schema", 0) > SCHEMA:
+            raise WeightsError(f"{run / 'train.json'} is from a newer sfumato than this one. Upgrade to go on with it.")
+        request = Request(**record)
+        folder = latest(run)
+        if folder is None and saved_steps(run):
+            raise WeightsError(f"No checkpoint in {run / 'checkpoints'} verifies, so there is nothing to go on from.")
+        source = open_data(request.data, side=request.side, channels=request.channels)
+        if source.fingerprint != read_json(run / "data.json").get("fingerprint"):
+            raise DataError(f"{request.data} has changed since {run} began, so the run cannot go on as it was.")
+        recipe = read_recipe(run / "recipe.json")
+        with seeded(derive(request.seed, "init"), torch.device("cpu")):
+            system = recipes.build(recipe["name"], **recipe["dials"])
+        state = None if folder is None else load_state(folder)
+        if state is None:
+            _take_given(system, request)
+        return _go(run, request, system, source, state, quiet)
+
+
+def _spoken(recipe: str, dials: Mapping[str, Any], size: str, side: int | None) -> dict[str, Any]:
+    """The dials that the user turned, `size` and `side` among them where the recipe has them."""
+    known = recipes.RECIPES[recipe].dials
+    turned = {"size": size} | ({} if side is None else {"side": side})
+    for name in turned:
+        if name == "side" and name not in known:
+            raise UsageError(f"{recipe} has no side to choose.")
+    return {name: value for name, value in turned.items() if name in known} | dict(dials)
+
+
+def _open(recipe: str, data: str | Path, dials: Mapping[str, Any]) -> Source:
+    """The pictures, as large and as colourful as the recipe's own, which a build without memory tells."""
+    with torch.random.fork_rng([]), torch.device("meta"):
+        system = recipes.build(recipe, **dials)
+    space = getattr(getattr(getattr(system, "last", system), "codec", None), "data", None)
+    if not isinstance(space, Grid):
+        return open_data(data, side=dials.get("side"))
+    return open_data(data, side=space.width, channels=space.channels)
+
+
+def _answered(recipe: str, dials: Mapping[str, Any], source: Source) -> dict[str, Any]:
+    """The dials, with what the data answer for a user who left it out: captions, or else the number of classes."""
+    known = recipes.RECIPES[recipe].dials
+    found: dict[str, Any] = {}
+    if "text" in known and source.has_text and "classes" not in dials:
+        found["text"] = True
+    elif "classes" in known and source.labels and "text" not in dials:
+        found["classes"] = len(source.labels)
+    return found | dict(dials)
+
+
+def _build(request: Request) -> Any:
+    with seeded(derive(request.seed, "init"), torch.device("cpu")):
+        return recipes.build(request.recipe, **request.dials)
+
+
+def _take_given(system: Any, request: Request) -> None:
+    """Fills the stages that other runs give; WeightsError when they do not fit."""
+    stages = system.stages()
+    for name, path in (request.given or {}).items():
+        if name not in stages:
+            raise UsageError(f"{request.recipe} has no stage {name!r}. {nearest(name, stages)}")
+        donor = load_model(path)
+        theirs = donor.stages().get(name)  # type: ignore[operator]
+        if theirs is None:
+            raise UsageError(f"{path} has no stage {name!r} to give. {nearest(name, donor.stages())}")  # type: ignore[operator]
+        _fill(stages[name], theirs, f"the stage {name!r} of {request.recipe}", str(path))
+
+
+def _fill(mine: nn.Module, theirs: nn.Module, what: str, whence: str) -> None:
+    """All weights of one module from another, or none."""
+    own, other = mine.state_dict(), theirs.state_dict()
+    faults = [f"missing {name}" for name in own if name not in other]
+    faults += [f"unexpected {name}" for name in other if name not in own]
+    faults += [
+        f"reshaped {name}: {tuple(other[name].shape)}, not {tuple(value.shape)}"
+        for name, value in own.items()
+        if name in other and other[name].shape != value.shape
+    ]
+    if faults:
+        listed = "".join(f"\n  {fault}" for fault in itertools.islice(faults, 10))
+        raise WeightsError(f"{whence} does not fit {what}; nothing was taken. Build both with the same dials.{listed}")
+    mine.load_state_dict(other)
+
+
+def _go(run: Path, request: Request, system: Any, source: Source, state: Any, quiet: bool) -> Run:
+    with Stop() as stop:
+        stages = Stages(run, request, system, source, stop, quiet)
+        if state is not None:
+            stages.restore(*state)
+            rewind(run, stages.offset + stages.stage_step)
+        stages.go()
+    return Run(run, stages.offset, stages.loss, stages.spent)
+
+
+def plan_for(request: Request, stage: str) -> recipes.Plan:
+    """The recipe's plan of a stage, with what the request says instead."""
+    plan = recipes.plan(request.recipe, stage, request.size)
+    return replace(plan, steps=request.steps or plan.steps, batch=request.batch or plan.batch)

@@ -1,0 +1,336 @@
+"""The stages of a run, one after the other, around the loop: what `run` asks for is done here.
+
+    a checkpoint is      weights of the whole system, and of the stage in progress what `State` says
+    its record is        {"stage", "finished", "offset", "spent", "minutes", "rollbacks", "training": {...}}
+
+One is written before a stage's first step, every so often, when the training is asked to stop, at a stage's last step,
+and when all is done.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sfumato.checkpoint import hash_tensors, latest, load_state, save_model, save_state, write_file
+from sfumato.core.contracts import Batch, Objective
+from sfumato.core.errors import Diverged
+from sfumato.core.noise import derive
+from sfumato.data import Batches, Source, once
+from sfumato.data.latents import cached_latents
+from sfumato.recipes import Plan
+from sfumato.systems import System
+from sfumato.train.fit import Numbered, Step, fit, seeded
+from sfumato.train.grid import png, tile
+from sfumato.train.log import Log
+from sfumato.train.parallel import accelerator_for, agreed
+from sfumato.train.state import State
+from sfumato.train.stop import Stop
+
+if TYPE_CHECKING:
+    from sfumato.train.run import Request
+
+log = logging.getLogger("sfumato")
+SAVE_SECONDS = 600.0  # between two checkpoints, where no number of steps is given
+GRIDS = 4  # sample grids a stage, where no number of steps is given
+GRID = 16  # pictures in one
+CLOSING = 0.02  # the part of a stage's minutes kept for what comes after its last step
+
+
+class Stages:
+    def __init__(self, run: Path, request: Request, system: Any, source: Source, stop: Stop, quiet: bool):
+        self.run, self.request, self.system, self.source, self.stop, self.quiet = (
+            run,
+            request,
+            system,
+            source,
+            stop,
+            quiet,
+        )
+        self.accelerator = accelerator_for(request.precision)
+        self.main = self.accelerator.is_main_process
+        system.to(self.accelerator.device)
+        self.finished: list[str] = list(request.given or {})
+        self.offset = 0  # steps of finished stages
+        self.stage_step = 0  # steps of the one in progress, as restored
+        self.before = 0.0  # seconds that earlier processes spent on this run
+        self.begun = time.monotonic()
+        self.loss: float | None = None
+        self._restored: tuple[Mapping[str, Tensor], Mapping[str, Any]] | None = None
+
+    @property
+    def spent(self) -> float:
+        """Seconds that all processes of this run, one after the other, have spent."""
+        return self.before + time.monotonic() - self.begun
+
+    # ---- the stages ----
+
+    def restore(self, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
+        """Goes on from a checkpoint: the system's weights now, the rest when the stage is there to take it."""
+        weights = {n.removeprefix("weights/"): t for n, t in tensors.items() if n.startswith("weights/")}
+        own = {name: value for name, value in weights.items() if not name.startswith("objective.")}
+        missing = self.system.load_state_dict(own, strict=False).missing_keys
+        shared = {id(value) for name, value in self.system.state_dict(keep_vars=True).items() if name not in missing}
+        lost = [
+            n for n, value in self.system.state_dict(keep_vars=True).items() if n in missing and id(value) not in shared
+        ]
+        assert not lost, f"a verified checkpoint of this recipe lacks {lost[:3]}"
+        self.finished, self.offset, self.before = list(record["finished"]), record["offset"], record["spent"]
+        self.begun, self.loss = time.monotonic(), record["loss"]
+        if record["stage"] is not None:
+            self._restored, self.stage_step = (tensors, record), record["training"]["step"]
+
+    def go(self) -> None:
+        for name, objective in self.system.stages().items():
+            if name not in self.finished:
+                self._stage(name, objective)
+        if self._restored is None and self.main and not (self.run / "model").exists():
+            save_model(self.run / "model", self.system)  # every stage was given
+
+    def _stage(self, name: str, objective: Objective) -> None:
+        _Stage(self, name, objective).go()
+
+    def all_once(self) -> Iterable[Batch]:
+        return once(self.source, self.plan_batch, self.accelerator.device)
+
+    plan_batch = 64  # pictures at a time in what is fitted in closed form
+
+
+class _Stage:
+    """One stage: prepare, fit, finish."""
+
+    def __init__(self, stages: Stages, name: str, objective: Objective):
+        from sfumato.train.run import plan_for
+
+        self.all, self.name, self.objective = stages, name, objective
+        self.plan: Plan = plan_for(stages.request, name)
+        self.seed = derive(stages.request.seed, name)
+        self.saved = self.drawn = 0.0
+        self.rollbacks = 0
+        self.minutes: float | None = None
+
+    def go(self) -> None:
+        restored = self.all._restored
+        self.all._restored = None
+        share = self._share()
+        if restored is None:
+            with seeded(derive(self.seed, "prepare"), self.all.accelerator.device):
+                self.objective.prepare(self.all.all_once)
+        self.data = self._data()
+        self.state = State(self.objective, self.plan, module=self.all.system, accelerator=self.all.accelerator)
+        if restored is None:
+            self.minutes = share()
+        else:
+            tensors, record = restored
+            self.minutes, self.rollbacks = record["minutes"], record["rollbacks"]
+            self.state.load(tensors, record["training"])
+        self.log = self._log()
+        try:
+            if restored is None:
+                self._save()
+            self._fit()
+        finally:
+            self.state.close()
+            if self.log is not None:
+                self.log.close()
+        self._finish()
+
+    def _share(self) -> Callable[[], float | None]:
+        """The stage's minutes when asked after its preparation: an equal part of what was left when it began."""
+        total, begun = self.all.request.minutes, self.all.spent
+        left = [n for n in self.all.system.stages() if n not in self.all.finished]
+        if total is None:
+            return lambda: None
+        part = (60 * total - begun) / len(left) * (1 - CLOSING)
+        return lambda: max(0.0, (part - (self.all.spent - begun)) / 60)
+
+    def _data(self) -> Source:
+        """The pictures, or their latents where a frozen codec that learned would give the same ones every time."""
+        objective, stages = self.objective, self.all
+        cached = self.plan.cache and not self.plan.flip and isinstance(objective, System) and objective.codec.learned
+        if not cached:
+            return stages.source
+        assert isinstance(objective, System)
+        objective.eval()
+        with stages.accelerator.main_process_first():
+            key = hash_tensors(objective.codec.state_dict())
+            latents = cached_latents(
+                objective.encode, stages.source, stages.run / "latents", key, device=stages.accelerator.device
+            )
+        return latents  # type: ignore[return-value]
+
+    def _log(self) -> Log | None:
+        steps = self.plan.steps if self.minutes is None else None
+        return Log(self.all.run, self.name, self.all.offset, steps, quiet=self.all.quiet) if self.all.main else None
+
+    # ---- the loop ----
+
+    def _fit(self) -> None:
+        while True:
+            try:
+                return self._steps()
+            except Diverged:
+                self.all.stop.patient = False
+                if self.rollbacks:
+                    raise
+                self._roll_back()
+
+    def _steps(self) -> None:
+        """The `for` around the loop; a signal is heeded between two steps."""
+        state, stop = self.state, self.all.stop
+        self.saved = time.monotonic()
+        stop.patient = True
+        for step in fit(self.objective, self._batches(), self.plan, seed=self.seed, state=state, minutes=self.minutes):
+            self._heed(step)
+            asked = self._asked()
+            if asked or self._save_due(step):
+                self._save()
+            if asked:
+                self._model()
+                stop.obey()
+        self._save()
+        stop.patient = False
+        stop.obey()
+
+    def _asked(self) -> bool:
+        """Whether any process was asked to stop; all must agree, since saving is done together."""
+        accelerator = self.all.accelerator
+        if accelerator.num_processes == 1:
+            return bool(self.all.stop.asked)
+        flag = torch.tensor(float(self.all.stop.asked), device=accelerator.device)
+        highest = int(accelerator.gather(flag.reshape(1)).max())
+        self.all.stop.asked = self.all.stop.asked or highest
+        return bool(highest)
+
+    def _heed(self, step: Step) -> None:
+        self.all.loss = self.all.loss if step.skipped else step.loss
+        if self.log is not None:
+            self.log.step(step, self.objective.diagnostics() if self.log.due(step) else None)
+        if self._grid_due(step):
+            with self.state.average.swapped():
+                self._grid()
+
+    def _save_due(self, step: Step) -> bool:
+        every = self.all.request.save_every
+        if every is None:
+            return self._together(time.monotonic() - self.saved > SAVE_SECONDS)
+        return every > 0 and step.step % every == 0
+
+    def _together(self, wanted: bool) -> bool:
+        """The main process's word on what depends on its clock."""
+        return bool(agreed(float(wanted), self.all.accelerator))
+
+    def _grid_due(self, step: Step) -> bool:
+        every = self.all.request.sample_every
+        if every is None:
+            due = step.progress >= self.drawn + 1 / GRIDS and step.progress < 1
+            self.drawn = step.progress if due else self.drawn
+            return due
+        return every > 0 and step.step % every == 0
+
+    def _batches(self) -> Numbered:
+        accelerator, request = self.all.accelerator, self.all.request
+        return Batches(
+            self.data,
+            self.plan.batch,
+            derive(request.seed, "data", self.name),
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+            flip=self.plan.flip,
+            salt=self.state.salt,
+        )
+
+    def _roll_back(self) -> None:
+        """Once: the last checkpoint again, with the data in a new order."""
+        folder = latest(self.all.run)
+        assert folder is not None, "a stage begins with a checkpoint"
+        tensors, record = load_state(folder)
+        self.state.load(tensors, record["training"])
+        self.state.salt += 1
+        self.state.bad = 0
+        self.rollbacks += 1
+        log.warning("Non-finite again and again: %s goes back to step %d, in a new order.", self.name, self.state.step)
+        if self.log is not None:
+            self.log.event(rollback=self.all.offset + self.state.step)
+
+    # ---- what is kept ----
+
+    def _save(self) -> None:
+        tensors = self.state.tensors()
+        if self.all.main:
+            folder = self.all.run / "checkpoints" / str(self.all.offset + self.state.step)
+            save_state(folder, tensors, self._record())
+        self.all.accelerator.wait_for_everyone()
+        self.saved = time.monotonic()
+
+    def _record(self) -> dict[str, Any]:
+        return {
+            "stage": self.name,
+            "finished": self.all.finished,
+            "offset": self.all.offset,
+            "spent": self.all.spent,
+            "loss": self.all.loss,
+            "minutes": self.minutes,
+            "rollbacks": self.rollbacks,
+            "training": self.state.record(),
+        }
+
+    def _model(self) -> None:
+        if self.all.main:
+            with self.state.average.swapped():
+                save_model(self.all.run / "model", self.all.system)
+
+    def _finish(self) -> None:
+        """The averaged weights become the weights; what is measured on them follows."""
+        stages = self.all
+        with torch.no_grad():
+            for parameter, value in zip(self.state.average.parameters, self.state.average.values):
+                parameter.copy_(value)
+        stages.system.eval()
+        with seeded(derive(self.seed, "finish"), stages.accelerator.device):
+            self.objective.finish(stages.all_once)
+        stages.finished = [*stages.finished, self.name]
+        stages.offset += self.state.step
+        if stages.main:
+            save_model(stages.run / "model", stages.system)
+            self._grid()
+            if all(name in stages.finished for name in stages.system.stages()):
+                weights = {f"weights/{n}": t for n, t in stages.system.state_dict().items()}
+                record = self._record() | {"stage": None}
+                save_state(stages.run / "checkpoints" / str(stages.offset), weights, record)
+        stages.accelerator.wait_for_everyone()
+
+    # ---- pictures ----
+
+    def _grid(self) -> None:
+        """samples/STEP.png: draws at seeds 0 … 15; for a codec, pictures above what it makes of them."""
+        if not self.all.main:
+            return
+        system = self.all.system
+        training = system.training
+        system.eval()
+        step = self.all.offset + (0 if self.name in self.all.finished else self.state.step)
+        with torch.no_grad(), seeded(derive(self.seed, "grid"), self.all.accelerator.device):
+            sheet = self._sheet(system)
+        system.train(training)
+        if sheet is not None:
+            about = {"run": self.all.run.name, "stage": self.name, "step": step}
+            write_file(self.all.run / "samples" / f"{step}.png", png(sheet, about))
+
+    def _sheet(self, system: Any) -> Tensor | None:
+        batch = self.all.source.batch(range(min(GRID, len(self.all.source))))
+        if self.name.endswith("codec") and hasattr(system, "reconstruct"):
+            images = batch["image"][: GRID // 2].to(self.all.accelerator.device)
+            return tile(torch.cat([images, system.reconstruct(images)]), len(images))
+        if self.name.endswith("prior") and hasattr(system, "sample"):
+            keys = getattr(getattr(system, "conditioner", None), "keys", ())
+            given = {key: batch[key] for key in keys if key in batch}
+            n = len(next(iter(given.values()))) if given else GRID
+            return tile(system.sample(n, given if len(given) == len(keys) else None, seeds=range(n)))
+        return None

@@ -1,0 +1,235 @@
+"""C2–C5: weights that are damaged, belong elsewhere, are too large, or come from the future."""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from sfumato.checkpoint import load_model, save_model
+from sfumato.checkpoint.tensors import DTYPES, encode_tensors, read_tensors
+from sfumato.core.errors import WeightsError
+
+
+class Net(nn.Module):
+    """A tied pair, a buffer, an integer: what a state may hold."""
+
+    def __init__(self, width: int = 4, depth: int = 1):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(width, width) for _ in range(depth)])
+        self.tied = nn.Linear(width, width)
+        self.tied.weight = self.layers[0].weight
+        self.norm = nn.BatchNorm1d(width)
+        self.recipe = {"name": "net", "dials": {"width": width, "depth": depth}}
+
+
+def build(name: str, **dials) -> Net:
+    return Net(**dials)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    save_model(tmp_path / "model", Net())
+    return tmp_path / "model"
+
+
+def test_a_model_goes_to_disk_and_back_bit_for_bit(tmp_path):
+    net = Net(depth=3)
+    before = torch.random.get_rng_state()
+    save_model(tmp_path / "m", net)
+    loaded = load_model(tmp_path / "m", build)
+    assert torch.equal(before, torch.random.get_rng_state()), "the caller's generator was moved"
+    assert not loaded.training
+    for name, value in net.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
+    recipe = json.loads((tmp_path / "m" / "recipe.json").read_text())
+    assert recipe.keys() == {"name", "dials", "schema", "versions"}
+
+
+def test_an_average_is_stored_under_every_name_of_a_tied_weight(tmp_path):
+    net = Net()
+    save_model(tmp_path / "m", net, {"layers.0.weight": torch.full((4, 4), 7.0)})
+    loaded = load_model(tmp_path / "m", build)
+    assert (loaded.tied.weight == 7).all()
+    assert (loaded.layers[0].weight == 7).all()
+    assert torch.equal(loaded.tied.bias, net.tied.bias)
+
+
+def test_our_writer_and_the_reference_reader_agree(tmp_path):
+    """Every dtype, a scalar, an empty tensor, a transposed view; read by safetensors' own code."""
+    tensors = {name: torch.arange(6).reshape(2, 3).to(dtype) for name, dtype in DTYPES.items()}
+    tensors |= {"scalar": torch.tensor(2.5), "empty": torch.zeros(0, 3), "view": torch.arange(6.0).reshape(2, 3).T}
+    (tmp_path / "f.safetensors").write_bytes(b"".join(encode_tensors(tensors)))
+    theirs, ours = load_file(tmp_path / "f.safetensors"), read_tensors(tmp_path / "f.safetensors")
+    for name, value in tensors.items():
+        assert torch.equal(theirs[name], value), name
+        assert torch.equal(ours[name], value), name
+        assert ours[name].dtype == value.dtype
+    save_file({"x": torch.ones(3)}, tmp_path / "g.safetensors")
+    assert torch.equal(read_tensors(tmp_path / "g.safetensors")["x"], torch.ones(3))
+
+
+# ---- C2 ----
+
+
+def raw(header: object, data: bytes = b"") -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def entry(start: int, stop: int, shape: list[int], dtype: str = "F32") -> dict:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, stop]}
+
+
+def poisoned(value: float) -> bytes:
+    return b"".join(encode_tensors({"x": torch.tensor([1.0, value])}))
+
+
+ONE = entry(0, 4, [1])
+FAULTS = {
+    "empty": (b"", "truncated"),
+    "seven bytes": (b"1234567", "truncated"),
+    "no safetensors": (b"PK\x03\x04" + b"x" * 100, "truncated or no safetensors"),
+    "header longer than the file": ((1 << 40).to_bytes(8, "little") + b"{}", "truncated"),
+    "header is no JSON": (raw(b"{not json"), "JSON"),
+    "header is no UTF-8": (raw(b"\xff\xfe{}"), "JSON"),
+    "header is a list": (raw([1, 2]), "JSON object"),
+    "deeply nested": (raw(b"[" * 100_000), "JSON"),
+    "data cut": (raw({"x": entry(0, 8, [2])}, b"1234"), "truncated"),
+    "data too long": (raw({"x": ONE}, b"12345678"), "too long"),
+    "overlap": (raw({"x": entry(0, 8, [2]), "y": entry(4, 12, [2])}, b"x" * 12), "overlaps"),
+    "gap": (raw({"x": ONE, "y": entry(8, 12, [1])}, b"x" * 12), "gap"),
+    "duplicate": (raw(b'{"x":%b,"x":%b}' % ((json.dumps(ONE).encode(),) * 2), b"1234"), "twice"),
+    "negative": (raw({"x": entry(-4, 0, [1])}, b""), "no sizes"),
+    "fraction": (raw({"x": entry(0, 4, [1.0])}, b"1234"), "no sizes"),
+    "wrong size": (raw({"x": entry(0, 4, [2])}, b"1234"), "not those of"),
+    "vast shape": (raw({"x": entry(0, 4, [1 << 62, 1 << 62])}, b"1234"), "not those of"),
+    "unknown dtype": (raw({"x": entry(0, 4, [1], "F31")}, b"1234"), "dtype"),
+    "no offsets": (raw({"x": {"dtype": "F32", "shape": [1]}}, b"1234"), "incomplete"),
+    "entry is a number": (raw({"x": 3}), "incomplete"),
+    "nan": (poisoned(float("nan")), "NaN or Inf"),
+    "inf": (poisoned(float("inf")), "NaN or Inf"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_c2_damaged_weights_name_file_and_reason_within_a_second(tmp_path, fault):
+    content, reason = FAULTS[fault]
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(content)
+    begun = time.monotonic()
+    with pytest.raises(WeightsError, match=reason) as caught:
+        read_tensors(path)
+    assert time.monotonic() - begun < 1
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_c2_a_model_with_damaged_weights_is_refused(folder, fault):
+    (folder / "weights.safetensors").write_bytes(FAULTS[fault][0])
+    with pytest.raises(WeightsError, match=r"weights\.safetensors"):
+        load_model(folder, build)
+
+
+@pytest.mark.parametrize("name", ["recipe.json", "weights.safetensors"])
+def test_c2_missing_and_altered_files_are_named(folder, name):
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
+    with pytest.raises(WeightsError, match=name):
+        load_model(folder, build)
+    (folder / name).unlink()
+    with pytest.raises(WeightsError, match=name):
+        load_model(folder, build)
+
+
+# ---- C3, C4 ----
+
+
+def test_c3_weights_of_another_model_name_both_and_load_nothing(tmp_path):
+    save_model(tmp_path / "a", Net(depth=2))
+    other = Net(width=6, depth=30)
+    other.recipe["name"] = "stranger"
+    save_model(tmp_path / "b", other)
+    (tmp_path / "a" / "weights.safetensors").write_bytes((tmp_path / "b" / "weights.safetensors").read_bytes())
+    with pytest.raises(WeightsError) as caught:
+        load_model(tmp_path / "a", build)
+    message = str(caught.value)
+    assert "'stranger'" in message
+    assert "'net'" in message
+    listed = [line.split()[0] for line in message.splitlines() if line.startswith("  ")]
+    assert len(listed) == 11
+    assert listed[-1] == "…"
+    assert "  unexpected layers." in message
+
+
+def test_c3_lists_missing_and_reshaped(tmp_path):
+    """A file that lacks one tensor and has another in the wrong shape, and vouches for itself correctly."""
+    net = Net()
+    save_model(tmp_path / "m", net)
+    tensors = net.state_dict()
+    del tensors["tied.bias"]
+    tensors["norm.weight"] = torch.ones(9)
+    (tmp_path / "m" / "weights.safetensors").write_bytes(b"".join(encode_tensors(tensors)))
+    with pytest.raises(WeightsError, match=r"missing tied\.bias(.|\n)*reshaped norm\.weight: \(9,\), not \(4,\)"):
+        load_model(tmp_path / "m", build)
+
+
+def test_c4_sizes_are_checked_before_anything_is_allocated(folder):
+    """A recipe.json that asks for 4 TB: the refusal comes from the meta device, in a second and without the memory."""
+    recipe = json.loads((folder / "recipe.json").read_text())
+    recipe["dials"]["width"] = 1_000_000
+    (folder / "recipe.json").write_text(json.dumps(recipe))
+    before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    with pytest.raises(WeightsError, match="reshaped"):
+        load_model(folder, build)
+    assert time.monotonic() - begun < 1
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+
+# ---- C5 ----
+
+
+@pytest.mark.parametrize("name", ["recipe.json", "manifest.json"])
+def test_c5_a_newer_schema_is_refused_with_both_versions(folder, name):
+    record = json.loads((folder / name).read_text())
+    record["schema"] = 7
+    (folder / name).write_text(json.dumps(record))
+    with pytest.raises(WeightsError, match=r"schema 7.*up to schema 1"):
+        load_model(folder, build)
+
+
+GOLDEN = Path(__file__).parent / "golden" / "schema1"
+
+
+def test_c5_the_first_schema_stays_readable():
+    """A model written by the first release, kept in the repository as it was."""
+    loaded = load_model(GOLDEN, build)
+    assert torch.equal(loaded.tied.bias, torch.tensor([0.0, 1.0, 2.0, 3.0]))
+
+
+def test_a_model_composed_by_hand_is_refused(tmp_path):
+    net = Net()
+    net.recipe = {}
+    with pytest.raises(WeightsError, match="composed by hand"):
+        save_model(tmp_path / "m", net)
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_run_without_a_model_says_what_to_do(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(WeightsError, match="sfumato resume"):
+        load_model(tmp_path, build)
+
+
+def test_dials_that_the_recipe_refuses_are_no_traceback(folder):
+    recipe = json.loads((folder / "recipe.json").read_text())
+    recipe["dials"]["colour"] = "red"
+    (folder / "recipe.json").write_text(json.dumps(recipe))
+    with pytest.raises(WeightsError, match="refuses its dials"):
+        load_model(folder, build)
