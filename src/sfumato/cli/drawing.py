@@ -1,0 +1,312 @@
+"""The verbs that make pictures: sample, reconstruct, encode, decode, edit, interpolate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+
+from sfumato.cli.console import note, progress, say_json, table
+from sfumato.cli.parser import Parser, Verb, Words
+from sfumato.cli.runs import conditions, default_steps, open_run, read_pictures, tell_written, write_pictures
+from sfumato.core.errors import DataError, UsageError
+
+SAMPLES = 8  # drawn when neither a number nor a condition says how many
+OPTIONS = ("steps", "temperature", "top_k", "top_p", "solver")  # of priors; each knows which of them it has
+
+
+def _run(parser: Parser) -> None:
+    parser.add_argument("run", type=str, help="a run folder, or hub:owner/name")
+
+
+def _condition(parser: Parser) -> None:
+    parser.add_argument("--text", type=str, nargs="+", default=None, metavar="T", help="captions, taken in turn")
+    parser.add_argument("--label", type=str, nargs="+", default=None, metavar="L", help="classes by name or number")
+
+
+def _sampler(parser: Parser) -> None:
+    parser.add_argument("--guidance", type=float, default=1.0, help="1 is unguided, 0 unconditional, 2–5 is usual")
+    parser.add_argument("--steps", type=int | None, default=None, help="of the sampler; more is slower and finer")
+    parser.add_argument("--temperature", type=float | None, default=None, help="below 1: likelier, less varied")
+    parser.add_argument("--top-k", type=int | None, default=None, help="draw among the k likeliest tokens only")
+    parser.add_argument("--top-p", type=float | None, default=None, help="draw among the likeliest tokens that hold p")
+    parser.add_argument("--solver", type=str | None, default=None, help="of a diffusion: ddim, heun, …")
+    parser.add_argument("--batch", type=int, default=8, help="pictures at once; part of what a seed means")
+
+
+def _options(args: Namespace) -> dict[str, Any]:
+    return {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
+
+
+def _drawn_facts(args: Namespace, system: Any, seeds: list[int], prompts: list[str]) -> list[dict[str, Any]]:
+    steps = args.steps if args.steps is not None else default_steps(system)
+    shared = {"run": args.run, "guidance": args.guidance, "steps": steps}
+    rest = {name: value for name, value in _options(args).items() if name != "steps"}
+    return [{**shared, **rest, "seed": seed, "prompt": prompt} for seed, prompt in zip(seeds, prompts)]
+
+
+def _positive(**numbers: int | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise UsageError(f"--{name} must be at least 1, not {number}.")
+
+
+# ---- sample ----
+
+
+def _sample_options(parser: Parser, words: Words) -> None:
+    _run(parser)
+    _condition(parser)
+    parser.add_argument("-n", "--number", type=int | None, default=None, help="how many in all; one a condition, or 8")
+    _sampler(parser)
+    parser.add_argument("--out", type=str, default="samples.png", help="a folder, or one grid when it ends in .png")
+    parser.add_seed()
+    parser.add_device()
+    parser.add_json()
+
+
+def sample(args: Namespace) -> None:
+    asked = max(len(args.text or ()), len(args.label or ()))
+    n = args.number if args.number is not None else asked or SAMPLES
+    _positive(number=n, steps=args.steps, batch=args.batch)
+    system = open_run(args.run, args.device)
+    given, prompts = conditions(system, args.run, args.text, args.label, n)
+    seeds = list(range(args.seed, args.seed + n))
+    with progress("Drawing") as watch:
+        images = system.sample(
+            n, given or None, guidance=args.guidance, seeds=seeds, batch=args.batch, watch=watch, **_options(args)
+        )
+    facts = _drawn_facts(args, system, seeds, prompts)
+    written = write_pictures(images, args.out, [str(seed) for seed in seeds], facts, prompts)
+    if args.json:
+        say_json({"run": args.run, "written": written, "images": facts})
+    else:
+        tell_written(written, args.out)
+
+
+# ---- reconstruct ----
+
+
+def _reconstruct_options(parser: Parser, words: Words) -> None:
+    _run(parser)
+    parser.add_argument("images", type=str, nargs="+", help="pictures, of any size")
+    parser.add_argument("--out", type=str, default="reconstructions.png", help="a folder, or a grid with the errors")
+    parser.add_device()
+    parser.add_json()
+
+
+def reconstruct(args: Namespace) -> None:
+    import torch
+
+    from sfumato.metrics import eight_bit, psnr
+
+    system = open_run(args.run, args.device)
+    before = read_pictures(args.images, system)
+    after = system.reconstruct(before).float().cpu()
+    quality = psnr(eight_bit(after), eight_bit(before)).tolist()
+    facts = [{"run": args.run, "source": path, "psnr": f"{db:.2f}"} for path, db in zip(args.images, quality)]
+    if args.out.lower().endswith(".png"):
+        error = (after - before).abs() - 1  # black where both agree
+        rows = torch.stack([before, after, error], 1).flatten(0, 1)
+        three = [fact for fact in facts for _ in range(3)]
+        captions = [text for db in quality for text in ("picture", f"{db:.1f} dB", "error")]
+        written = write_pictures(rows, args.out, [], three, captions, columns=3)
+    else:
+        written = write_pictures(after, args.out, _names(args.images), facts)
+    scores = [{"file": path, "psnr": round(db, 4)} for path, db in zip(args.images, quality)]
+    if args.json:
+        say_json({"run": args.run, "images": scores, "written": written})
+        return
+    table(("picture", "PSNR in dB"), [(score["file"], f"{score['psnr']:.2f}") for score in scores])
+    tell_written(written, args.out)
+
+
+def _names(paths: list[str]) -> list[str]:
+    """File names for what came from these paths; two of one name are told apart by their place."""
+    stems = [Path(path).stem for path in paths]
+    return [stem if stems.count(stem) == 1 else f"{stem}-{i}" for i, stem in enumerate(stems)]
+
+
+# ---- encode, decode ----
+
+
+def _encode_options(parser: Parser, words: Words) -> None:
+    _run(parser)
+    parser.add_argument("images", type=str, nargs="+", help="pictures, of any size")
+    parser.add_argument("--out", type=str, required=True, help="a .safetensors file with the tensor `latent`")
+    parser.add_device()
+    parser.add_json()
+
+
+def encode(args: Namespace) -> None:
+    import json
+
+    from sfumato.checkpoint import write_file
+    from sfumato.checkpoint.tensors import encode_tensors
+
+    system = open_run(args.run, args.device)
+    latent = system.encode(read_pictures(args.images, system)).cpu().contiguous()
+    metadata = {"run": args.run, "space": str(system.codec.space), "images": json.dumps(args.images)}
+    write_file(Path(args.out), b"".join(bytes(part) for part in encode_tensors({"latent": latent}, metadata)))
+    if args.json:
+        facts = {"shape": list(latent.shape), "dtype": str(latent.dtype).removeprefix("torch.")}
+        say_json({"run": args.run, "written": args.out, "space": str(system.codec.space), **facts})
+    else:
+        note(f"Wrote {len(latent)} latents of {system.codec.space} to {args.out}.")
+
+
+def _decode_options(parser: Parser, words: Words) -> None:
+    _run(parser)
+    parser.add_argument("latents", type=str, help="a .safetensors file with the tensor `latent`")
+    parser.add_argument("--out", type=str, default="decoded.png", help="a folder, or one grid when it ends in .png")
+    parser.add_device()
+    parser.add_json()
+
+
+def decode(args: Namespace) -> None:
+    from sfumato.checkpoint.tensors import read_tensors
+
+    tensors = read_tensors(Path(args.latents))
+    if "latent" not in tensors:
+        raise DataError(f"{args.latents} has no tensor `latent`, but {', '.join(sorted(tensors)) or 'nothing'}.")
+    system = open_run(args.run, args.device)
+    images = system.decode(tensors["latent"])
+    facts = [{"run": args.run, "source": f"{args.latents}[{i}]"} for i in range(len(images))]
+    written = write_pictures(images, args.out, [str(i) for i in range(len(images))], facts)
+    if args.json:
+        say_json({"run": args.run, "written": written, "images": len(images)})
+    else:
+        tell_written(written, args.out)
+
+
+# ---- edit, interpolate ----
+
+
+def _edit_options(parser: Parser, words: Words) -> None:
+    _run(parser)
+    parser.add_argument("image", type=str, help="the picture to change")
+    parser.add_argument("--mask", type=str, required=True, help="a picture, light where to repaint, of the same shape")
+    _condition(parser)
+    parser.add_argument("-n", "--number", type=int, default=1, help="how many versions")
+    _sampler(parser)
+    parser.add_argument("--out", type=str, default="edited.png", help="a folder, or one grid when it ends in .png")
+    parser.add_seed()
+    parser.add_device()
+    parser.add_json()
+
+
+def edit(args: Namespace) -> None:
+    n = args.number
+    _positive(number=n, steps=args.steps, batch=args.batch)
+    system = open_run(args.run, args.device)
+    image = read_pictures([args.image], system)
+    mask = read_pictures([args.mask], system).mean(1, keepdim=True) > 0
+    if not mask.any():
+        raise UsageError(
+            f"{args.mask} is dark everywhere, so there is nothing to repaint. Paint the part to change white."
+        )
+    given, prompts = conditions(system, args.run, args.text, args.label, n)
+    seeds = list(range(args.seed, args.seed + n))
+    with progress("Painting") as watch:
+        images = system.edit(
+            image.expand(n, -1, -1, -1),
+            mask,
+            given or None,
+            guidance=args.guidance,
+            seeds=seeds,
+            batch=args.batch,
+            watch=watch,
+            **_options(args),
+        )
+    facts = [{**fact, "source": args.image} for fact in _drawn_facts(args, system, seeds, prompts)]
+    written = write_pictures(images, args.out, [str(seed) for seed in seeds], facts, prompts)
+    if args.json:
+        say_json({"run": args.run, "written": written, "images": facts})
+    else:
+        tell_written(written, args.out)
+
+
+def _interpolate_options(parser: Parser, words: Words) -> None:
+    _run(parser)
+    parser.add_argument("a", type=str, help="the first picture")
+    parser.add_argument("b", type=str, help="the last picture")
+    parser.add_argument("--frames", type=int, default=8, help="how many pictures, both ends included")
+    _condition(parser)
+    parser.add_argument("--steps", type=int | None, default=None, help="of the flow to noise and back")
+    parser.add_argument("--out", type=str, default="between.png", help="a folder, or one strip when it ends in .png")
+    parser.add_device()
+    parser.add_json()
+
+
+def interpolate(args: Namespace) -> None:
+    _positive(steps=args.steps)
+    if args.frames < 2:
+        raise UsageError(f"--frames must be at least 2, the two ends, not {args.frames}.")
+    system = open_run(args.run, args.device)
+    a, b = read_pictures([args.a, args.b], system)
+    given, prompts = conditions(system, args.run, args.text, args.label, args.frames)
+    options = {} if args.steps is None else {"steps": args.steps}
+    images = system.interpolate(a, b, args.frames, given or None, **options)
+    weights = [round(i / (args.frames - 1), 4) for i in range(args.frames)]
+    facts = [
+        {"run": args.run, "source": f"{args.a} {args.b}", "weight": w, "prompt": p} for w, p in zip(weights, prompts)
+    ]
+    names = [f"{i:03d}" for i in range(args.frames)]
+    written = write_pictures(images, args.out, names, facts, prompts, columns=args.frames)
+    if args.json:
+        say_json({"run": args.run, "written": written, "images": facts})
+    else:
+        tell_written(written, args.out)
+
+
+DRAWING = [
+    Verb(
+        "sample",
+        "RUN",
+        "Draw pictures.",
+        'sfumato sample runs/emoji --text "a red apple" "a blue fish" -n 8 --guidance 3 --out fruit.png',
+        _sample_options,
+        sample,
+    ),
+    Verb(
+        "reconstruct",
+        "RUN IMAGE…",
+        "Send pictures through the codec and back, and show what was lost.",
+        "sfumato reconstruct runs/vqgan cat.jpg dog.png --out there-and-back.png",
+        _reconstruct_options,
+        reconstruct,
+    ),
+    Verb(
+        "encode",
+        "RUN IMAGE… --out FILE",
+        "Write the latents of pictures to a safetensors file.",
+        "sfumato encode runs/vqgan cat.jpg dog.png --out pets.safetensors",
+        _encode_options,
+        encode,
+    ),
+    Verb(
+        "decode",
+        "RUN FILE",
+        "Turn latents back into pictures.",
+        "sfumato decode runs/vqgan pets.safetensors --out pets.png",
+        _decode_options,
+        decode,
+    ),
+    Verb(
+        "edit",
+        "RUN IMAGE --mask MASK",
+        "Repaint a part of a picture, and leave the rest as it is.",
+        'sfumato edit runs/emoji face.png --mask mouth.png --text "a smiling face" -n 4 --out faces.png',
+        _edit_options,
+        edit,
+    ),
+    Verb(
+        "interpolate",
+        "RUN A B",
+        "Draw the way from one picture to another.",
+        "sfumato interpolate runs/emoji cat.png dog.png --frames 8 --out between.png",
+        _interpolate_options,
+        interpolate,
+    ),
+]

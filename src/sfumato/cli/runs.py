@@ -1,0 +1,164 @@
+"""What verbs share: opening a run, reading pictures for it, writing pictures with what made them."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sfumato.cli.console import note
+from sfumato.core.errors import DataError, UsageError
+from sfumato.core.registry import nearest
+
+
+def best_device(asked: str | None) -> Any:
+    """The device asked for, or the fastest there is."""
+    import torch
+
+    if asked is None:
+        return torch.device(
+            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        )
+    try:
+        device = torch.device(asked)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {asked} cannot be used here: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def open_run(run: str, device: str | None = None) -> Any:
+    """The trained system of a run folder or of the hub, on its device, in eval mode."""
+    from sfumato.checkpoint.hub import load
+
+    return load(run).to(best_device(device))
+
+
+def record(run: str, name: str) -> dict[str, Any]:
+    """RUN/data.json, RUN/scores.json; {} where there is none."""
+    path = Path(run) / name
+    if not path.is_file():
+        return {}
+    from sfumato.checkpoint import read_json
+
+    return read_json(path)
+
+
+def image_space(system: Any) -> tuple[int, int, int]:
+    """(C, H, W) of the pictures that a system draws; a cascade's are its last system's."""
+    last = getattr(system, "last", system)
+    return last.codec.data.shape
+
+
+# ---- conditions ----
+
+
+def label_names(run: str) -> list[str]:
+    """The names of a run's classes, in the order of their numbers; empty where data.json has none."""
+    labels = record(run, "data.json").get("labels") or []
+    return [str(label) for label in labels]
+
+
+def label_number(word: str, names: Sequence[str]) -> int:
+    """A class by its name, else by its number. A name that looks like a number is a name first."""
+    if word in names:
+        return list(names).index(word)
+    if word.isdecimal() and (not names or int(word) < len(names)):
+        return int(word)
+    if not names:
+        raise UsageError(f"--label {word!r} is no number, and this run does not know the names of its classes.")
+    raise UsageError(f"No class is called {word!r}. {nearest(word, names)}")
+
+
+def conditions(
+    system: Any, run: str, texts: list[str] | None, labels: list[str] | None, n: int
+) -> tuple[dict[str, Any], list[str]]:
+    """(given, prompts): n rows, the values taken in turn; prompts are what to write beside the pictures."""
+    import torch
+
+    from sfumato.metrics.evaluation import condition_keys
+
+    given: dict[str, Any] = {}
+    prompts = [""] * n
+    keys = condition_keys(system)
+    for flag, key, values in (("--text", "text", texts), ("--label", "label", labels)):
+        if values and key not in keys:
+            has = " and ".join(keys) if keys else "nothing"
+            raise UsageError(f"This run is conditioned on {has}, so it cannot listen to {flag}.")
+    if labels:
+        numbers = [label_number(word, label_names(run)) for word in labels]
+        given["label"] = torch.tensor([numbers[i % len(numbers)] for i in range(n)])
+        prompts = [labels[i % len(labels)] for i in range(n)]
+    if texts:
+        given["text"] = [texts[i % len(texts)] for i in range(n)]
+        prompts = [f"{prompt}: {text}" if prompt else text for prompt, text in zip(prompts, given["text"])]
+    return given, prompts
+
+
+def default_steps(system: Any) -> int | None:
+    """How many steps the prior takes when none are asked for; None where its sampler has no steps."""
+    prior = getattr(getattr(system, "last", system), "prior", None)
+    if prior is None:
+        return None
+    parameter = inspect.signature(prior.sample).parameters.get("steps")
+    return parameter.default if parameter is not None and isinstance(parameter.default, int) else None
+
+
+# ---- pictures ----
+
+
+def read_pictures(paths: Sequence[str], system: Any) -> Any:
+    """Files → (n, C, H, W) in [−1, 1] as the system sees them: centred square, resampled to its side."""
+    import torch
+
+    channels, side = image_space(system)[0], image_space(system)[-1]
+    images = []
+    for path in paths:
+        from sfumato.data.decode import picture, read
+        from sfumato.data.fit import fit
+
+        if not Path(path).exists():
+            raise DataError(f"There is no picture at {path}.")
+        image, _ = picture(read(path), path, channels, "white")
+        images.append(torch.from_numpy(fit(image, side).copy()).float() / 127.5 - 1)
+    return torch.stack(images)
+
+
+def write_pictures(
+    images: Any,
+    out: str,
+    names: Sequence[str],
+    facts: Sequence[dict[str, Any]],
+    captions: Sequence[str] | None = None,
+    columns: int | None = None,
+) -> list[str]:
+    """One grid when `out` ends in .png, else a folder with NAME.png each. `facts` become text chunks."""
+    from sfumato.checkpoint import write_file
+    from sfumato.report import pictures
+
+    if out.lower().endswith(".png"):
+        sheet = pictures.grid(images, captions if captions and any(captions) else None, columns)
+        write_file(Path(out), pictures.png(sheet, joined(facts)))
+        return [out]
+    written = []
+    for image, name, fact in zip(images, names, facts):
+        path = Path(out) / f"{name}.png"
+        write_file(path, pictures.png(pictures.picture(image), fact))
+        written.append(str(path))
+    return written
+
+
+def joined(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The facts of several pictures for one grid: what all share as it is, what differs as a JSON list."""
+    shared: dict[str, Any] = {}
+    for key in facts[0]:
+        values = [fact[key] for fact in facts]
+        same = all(value == values[0] for value in values)
+        shared[key] = values[0] if same else json.dumps(values, ensure_ascii=False)
+    return shared
+
+
+def tell_written(paths: Sequence[str], out: str) -> None:
+    note(f"Wrote {paths[0]}." if len(paths) == 1 else f"Wrote {len(paths)} pictures to {out}.")

@@ -1,0 +1,318 @@
+"""The verbs that report: list, info, data, score, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+
+from sfumato.cli.console import bytes_, count, note, progress, say, say_json, table
+from sfumato.cli.parser import Parser, Verb, Words, recipe_named
+from sfumato.cli.runs import open_run, record
+from sfumato.core.errors import UsageError
+
+TOPICS = ("recipes", "data", "metrics")
+ABOUT_DATA = ("name", "images", "captions", "side", "channels", "fingerprint")
+SHOWN = 20  # skipped files that are named on a terminal; --json names all
+
+# ---- list ----
+
+
+def _list_options(parser: Parser, words: Words) -> None:
+    parser.add_argument("topic", type=str, help="recipes, data or metrics")
+    parser.add_json()
+
+
+def list_(args: Namespace) -> None:
+    from sfumato.core.registry import nearest
+
+    if args.topic not in TOPICS:
+        raise UsageError(f"There is no list of {args.topic!r}. {nearest(args.topic, TOPICS)}")
+    rows: list[dict[str, Any]]
+    if args.topic == "recipes":
+        from sfumato.recipes import RECIPES
+
+        rows = [
+            {"name": name, "summary": recipe.summary, "source": recipe.source, "dials": list(recipe.dials)}
+            for name, recipe in RECIPES.items()
+        ]
+    elif args.topic == "metrics":
+        from sfumato.metrics import METRICS
+
+        rows = [
+            {"name": name, "summary": m.about, "source": m.source, "needs": m.needs, "better": m.better}
+            for name, m in METRICS.items()
+        ]
+    else:
+        from sfumato.data import names
+
+        rows = [{"name": name, "summary": about, "source": "embedded"} for name, about in names().items()]
+        rows.append(
+            {"name": "PATH", "summary": "a folder, archive, webdataset or `datasets` directory", "source": "you"}
+        )
+        rows.append({"name": "hub:owner/name", "summary": "a data set of the hub", "source": "Hugging Face"})
+    if args.json:
+        say_json(rows)
+    else:
+        table(("name", "what it is", "source"), [(row["name"], row["summary"], row["source"]) for row in rows])
+
+
+# ---- info ----
+
+
+def _info_options(parser: Parser, words: Words) -> None:
+    from sfumato.recipes import RECIPES
+
+    parser.add_argument("name", type=str, help="a recipe, or a run folder")
+    name = recipe_named(words, RECIPES)
+    if name is not None:
+        parser.add_dials(RECIPES[name].dials)
+    parser.add_json()
+
+
+def info(args: Namespace) -> None:
+    from sfumato.cli.anatomy import describe
+    from sfumato.recipes import RECIPES
+
+    if args.name in RECIPES:
+        facts = describe(args.name, args.given)
+    elif Path(args.name).is_dir():
+        facts = _of_run(args.name)
+    else:
+        RECIPES[args.name]  # raises with the nearest
+    if args.json:
+        say_json(facts)
+    else:
+        _show(facts)
+
+
+def _of_run(run: str) -> dict[str, Any]:
+    """A recipe's facts with the run's own dials, and data, steps and scores."""
+    from sfumato.checkpoint import read_recipe
+    from sfumato.cli.anatomy import describe
+    from sfumato.report.run import history
+
+    places = [Path(run) / "recipe.json", Path(run) / "model" / "recipe.json"]
+    place = next((path for path in places if path.is_file()), None)
+    if place is None:
+        raise UsageError(f"{run} is a folder, but no run: there is no recipe.json in it.")
+    recipe = read_recipe(place)
+    facts = describe(recipe["name"], recipe["dials"])
+    steps = history(Path(run))
+    data = record(run, "data.json")
+    return {
+        **facts,
+        "run": run,
+        "data_set": {
+            key: data[key] for key in ("name", "data", "images", "captions", "side", "fingerprint") if key in data
+        },
+        "steps": max((line["step"] for line in steps), default=0),
+        "loss": next((line["loss"] for line in reversed(steps) if line.get("loss") is not None), None),
+        "scores": record(run, "scores.json").get("scores", {}),
+    }
+
+
+def _show(facts: dict[str, Any]) -> None:
+    say(f"{facts['name']}, size {facts['size']}")
+    dials = ", ".join(f"{key}={value}" for key, value in facts["dials"].items() if key != "size")
+    rows = [("dials", dials or "–"), ("pictures", facts["data"]), ("latent space", facts["space"])]
+    own = facts["parameters"]
+    parts = ", ".join(f"{part} {count(own[part])}" for part in ("codec", "prior", "conditioner") if own[part])
+    rows.append(("parameters", f"{count(own['total'])} ({parts})" if parts else "0"))
+    for name, stage in facts["stages"].items():
+        players = ", two players" if stage["players"] > 1 else ""
+        rows.append(
+            (
+                f"stage {name}",
+                f"trains {count(stage['parameters'])} for {stage['steps']:,} steps of {stage['batch']} "
+                f"at rate {stage['rate']:g}{players}",
+            )
+        )
+    known = [f"{part} {count(n)}" for part, n in facts["compute"].items() if isinstance(n, int) and n]
+    rows.append(("FLOP a picture", ", ".join(known) or "not countable"))
+    memory = facts["memory"]
+    kept = [bytes_(n) for n in memory["per_picture"].values() if n]
+    more = f", and {' or '.join(kept)} a picture of the batch" if kept else ""
+    rows.append(("memory", f"{bytes_(memory['weights'])} to sample, {bytes_(memory['training'])} to train{more}"))
+    if "run" in facts:
+        data = facts["data_set"]
+        rows.append(("data", f"{data.get('name', 'unknown')}, {data.get('images', 0):,} pictures"))
+        loss = "" if facts["loss"] is None else f", last loss {facts['loss']:.4g}"
+        rows.append(("trained", f"{facts['steps']:,} steps{loss}"))
+        rows += [(f"score {name}", f"{value:.4g}") for name, value in facts["scores"].items()]
+    table(("", ""), rows)
+
+
+# ---- data ----
+
+
+def _data_options(parser: Parser, words: Words) -> None:
+    parser.add_argument("data", type=str, help="emoji, scenes, digits, a path, or hub:owner/name")
+    parser.add_argument("--side", type=int | None, default=None, help="of the square pictures; its own if not given")
+    parser.add_argument("--split", type=str, default="train", help="train, test, or what the set names")
+    parser.add_json()
+
+
+def data(args: Namespace) -> None:
+    from sfumato.data import open_data
+
+    source = open_data(args.data, side=args.side, split=args.split, allow_bad=1.0)
+    report = {**source.report, "fingerprint": source.fingerprint}
+    if args.json:
+        say_json(report)
+        return
+    labels, sizes = report["labels"], report["sizes"]
+    biggest = sorted(labels, key=lambda name: -labels[name])[:SHOWN]
+    more = f" and {len(labels) - SHOWN} more" if len(labels) > SHOWN else ""
+    rows = [
+        ("pictures", f"{report['images']:,}, shown as {report['channels']}×{report['side']}×{report['side']}"),
+        ("sizes", ", ".join(f"{size} ({n:,})" for size, n in list(sizes.items())[:5]) or "made to order"),
+        ("labels", ", ".join(f"{name} ({labels[name]:,})" for name in biggest) + more if labels else "none"),
+        ("captions", f"{report['captions']:,}" + (f", like “{source.text(0)}”" if source.has_text else "")),
+        ("skipped", f"{len(report['skipped']):,}"),
+    ]
+    rows += [("", f"{bad['file']}: {bad['reason']}") for bad in report["skipped"][:SHOWN]]
+    rows += [("warning", warning) for warning in report["warnings"]]
+    table(("", args.data), rows)
+
+
+# ---- score ----
+
+
+def _score_options(parser: Parser, words: Words) -> None:
+    parser.add_argument("run", type=str, help="a run folder, or hub:owner/name")
+    parser.add_argument("data", type=str, help="the set to compare with")
+    parser.add_argument("--metrics", type=str, nargs="+", default=None, help="names of `list metrics`; what applies")
+    parser.add_argument("-n", "--number", type=int, default=2500, help="pictures; distances are biased below 10,000")
+    parser.add_argument("--features", type=str, default="auto", help="the network in which pictures are compared")
+    parser.add_argument("--split", type=str, default="train", help="the part of the set to compare with")
+    parser.add_argument("--guidance", type=float, default=1.0, help="of the samples that are scored")
+    parser.add_argument("--steps", type=int | None, default=None, help="of the sampler")
+    parser.add_argument("--batch", type=int, default=32, help="pictures at once")
+    parser.add_argument("--out", type=str | None, default=None, help="a JSON file; RUN/scores.json if not given")
+    parser.add_seed()
+    parser.add_device()
+    parser.add_json()
+
+
+def score(args: Namespace) -> None:
+    from sfumato.checkpoint import write_json
+    from sfumato.cli.runs import image_space
+    from sfumato.data import open_data
+    from sfumato.metrics import METRICS, evaluate
+
+    names = [name for word in args.metrics or () for name in word.split(",") if name]
+    for name in names:
+        METRICS[name]  # a wrong name is answered before anything is loaded
+    system = open_run(args.run, args.device)
+    channels, side = image_space(system)[0], image_space(system)[-1]
+    source = open_data(args.data, side=side, channels=channels, split=args.split)
+    options: dict[str, Any] = {} if args.guidance == 1.0 else {"guidance": args.guidance}
+    options |= {} if args.steps is None else {"steps": args.steps}
+    with progress("Scoring") as watch:
+        found = evaluate(
+            system,
+            source,
+            names or None,
+            args.number,
+            seed=args.seed,
+            features=args.features,
+            batch=args.batch,
+            options=options,
+            progress=lambda what, done, total: watch(done, total),
+        )
+    own = Path(args.run) / "scores.json"
+    place = Path(args.out) if args.out else own if own.parent.is_dir() else None
+    if place is not None:
+        write_json(place, found)
+    if args.json:
+        say_json(found)
+        return
+    _show_scores(found)
+    if place is not None:
+        note(f"Wrote {place}.")
+
+
+def _show_scores(found: dict[str, Any]) -> None:
+    from sfumato.report.run import better
+
+    arrow = {"lower": "↓ lower is better", "higher": "↑ higher is better", None: ""}
+    table(("score", "value", ""), [(n, f"{v:.4g}", arrow[better(n)]) for n, v in found["scores"].items()])
+    protocol = found["protocol"]
+    features, reference = protocol.get("features", {}), protocol.get("reference", {})
+    note(
+        f"Measured in {features.get('name', 'unnamed')} features against {reference.get('count')} pictures of "
+        f"{reference.get('set')}; `--json` prints the whole protocol."
+    )
+
+
+# ---- report ----
+
+
+def _report_options(parser: Parser, words: Words) -> None:
+    parser.add_argument("run", type=str, help="a run folder")
+    parser.add_argument("-n", "--number", type=int, default=16, help="samples to draw for it")
+    parser.add_seed()
+    parser.add_device()
+    parser.add_json()
+
+
+def report(args: Namespace) -> None:
+    from sfumato.cli.runs import best_device
+    from sfumato.report.run import write_report
+
+    if not Path(args.run).is_dir():
+        raise UsageError(f"There is no run folder at {args.run}.")
+    with progress("Drawing") as watch:
+        place = write_report(
+            Path(args.run), samples=args.number, seed=args.seed, device=best_device(args.device), watch=watch
+        )
+    if args.json:
+        say_json({"run": args.run, "written": str(place)})
+    else:
+        note(f"Wrote {place}.")
+
+
+TELLING = [
+    Verb(
+        "list",
+        "recipes|data|metrics",
+        "Say what there is, one line each, with its source.",
+        "sfumato list recipes",
+        _list_options,
+        list_,
+    ),
+    Verb(
+        "info",
+        "RECIPE|RUN",
+        "Describe a recipe or a run: latent space, parameters, compute, memory.",
+        "sfumato info vqgan --size paper",
+        _info_options,
+        info,
+    ),
+    Verb(
+        "data",
+        "DATA",
+        "Say what a data set holds, what would be skipped, and why.",
+        "sfumato data photos/",
+        _data_options,
+        data,
+    ),
+    Verb(
+        "score",
+        "RUN DATA",
+        "Measure a run, with the protocol of every score.",
+        "sfumato score runs/emoji emoji --metrics fd precision recall -n 2500",
+        _score_options,
+        score,
+    ),
+    Verb(
+        "report",
+        "RUN",
+        "Write RUN/report.html: curves, samples, reconstructions, scores.",
+        "sfumato report runs/emoji",
+        _report_options,
+        report,
+    ),
+]

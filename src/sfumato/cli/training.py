@@ -1,0 +1,153 @@
+"""The verbs that train: train, resume. Both end with scores and RUN/report.html."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import Namespace
+
+from sfumato.cli.console import note, progress, say_json
+from sfumato.cli.parser import Parser, Verb, Words, recipe_named
+from sfumato.core.errors import SfumatoError, UsageError
+
+OWN = ("size", "side")  # dials that `train` takes by itself, so that every recipe has them at one place
+SCORED = 1000  # pictures for the scores at the end of a training; `sfumato score` measures with more
+
+
+def _train_options(parser: Parser, words: Words) -> None:
+    from sfumato.recipes import RECIPES
+
+    parser.add_argument("recipe", type=str, help="`sfumato list recipes` names them; with it --help lists its dials")
+    parser.add_argument("data", type=str, help="emoji, scenes, digits, a path, or hub:owner/name")
+    parser.add_argument("--out", type=str, required=True, help="the run folder to make")
+    parser.add_argument("--size", type=str, default="s", help="xs (a test), s (a laptop), m (a GPU), paper")
+    parser.add_argument("--side", type=int | None, default=None, help="in pixels; the size's own if not given")
+    parser.add_argument("--steps", type=int | None, default=None, help="for each stage")
+    parser.add_argument("--minutes", type=float | None, default=None, help="for all stages together, instead of steps")
+    parser.add_argument("--batch", type=int | None, default=None, help="pictures a step")
+    parser.add_argument(
+        "--from", dest="from_", type=str, action="append", default=None, metavar="STAGE=RUN", help="takes a stage over"
+    )
+    parser.add_argument("--precision", type=Literal["fp32", "bf16", "fp16"], default="fp32", help="of the arithmetic")
+    parser.add_argument("--score", type=int, default=SCORED, help="pictures for the scores at the end; 0: no scores")
+    parser.add_seed()
+    parser.add_json()
+    name = recipe_named(words, RECIPES)
+    if name is not None:
+        parser.add_dials(RECIPES[name].dials, skip=OWN)
+
+
+def train(args: Namespace) -> None:
+    from sfumato.recipes import RECIPES
+    from sfumato.train.run import train as begin
+
+    recipe = RECIPES[args.recipe]
+    if "size" in recipe.dials:
+        recipe.dials["size"].read(args.size)
+    run = begin(
+        args.recipe,
+        args.data,
+        out=args.out,
+        size=args.size,
+        side=args.side,
+        steps=args.steps,
+        minutes=args.minutes,
+        batch=args.batch,
+        seed=args.seed,
+        precision=args.precision,
+        from_=_given_stages(args.from_ or []),
+        **{name: value for name, value in args.given.items() if name not in OWN},
+    )
+    _conclude(run, args.score, args.json)
+
+
+def _given_stages(words: list[str]) -> dict[str, str]:
+    """["codec=runs/vae", …] → {"codec": "runs/vae"}."""
+    found = {}
+    for word in words:
+        stage, equals, run = word.partition("=")
+        if not (stage and equals and run):
+            raise UsageError(f"--from takes STAGE=RUN, such as codec=runs/vae, not {word!r}.")
+        if stage in found:
+            raise UsageError(f"--from names the stage {stage!r} twice.")
+        found[stage] = run
+    return found
+
+
+def _resume_options(parser: Parser, words: Words) -> None:
+    parser.add_argument("run", type=str, help="the run folder")
+    parser.add_argument("--score", type=int, default=SCORED, help="pictures for the scores at the end; 0: no scores")
+    parser.add_json()
+
+
+def resume(args: Namespace) -> None:
+    from sfumato.train.run import resume as go_on
+
+    _conclude(go_on(args.run), args.score, args.json)
+
+
+def _conclude(run: Any, scored: int, as_json: bool) -> None:
+    """Scores and the report. A training that succeeded is not called a failure for what comes after it."""
+    if int(os.environ.get("RANK", "0")):  # one process of several speaks
+        return
+    path = Path(run.path)
+    scores: dict[str, float] = {}
+    if scored:
+        try:
+            scores = _score(path, scored)
+        except SfumatoError as error:
+            note(f"warning: the run could not be scored: {error}")
+    place = None
+    try:
+        from sfumato.report.run import write_report
+
+        with progress("Drawing the report") as watch:
+            place = str(write_report(path, watch=watch))
+    except SfumatoError as error:
+        note(f"warning: the report could not be written: {error}")
+    if as_json:
+        facts = {"run": str(path), "steps": run.steps, "loss": run.loss, "seconds": round(run.seconds, 3)}
+        say_json({**facts, "scores": scores, "report": place})
+        return
+    loss = "" if run.loss is None else f", last loss {run.loss:.4g}"
+    note(f"{path} is trained: {run.steps:,} steps in {run.seconds / 60:.1f} minutes{loss}.")
+    for name, value in scores.items():
+        note(f"  {name}  {value:.4g}")
+    if place is not None:
+        note(f"Open {place}, or draw: sfumato sample {path} -n 16 --out samples.png")
+
+
+def _score(path: Path, scored: int) -> dict[str, float]:
+    """Against the data of the training itself; writes RUN/scores.json unless a finished run was scored before."""
+    from sfumato.checkpoint import write_json
+    from sfumato.metrics import evaluate
+    from sfumato.report.run import Opened
+
+    opened = Opened(path)
+    with progress("Scoring") as watch:
+        found = evaluate(opened.system, opened.source, n=scored, progress=lambda what, done, total: watch(done, total))
+    write_json(path / "scores.json", found)
+    return found["scores"]
+
+
+TRAINING = [
+    Verb(
+        "train",
+        "RECIPE DATA --out RUN",
+        "Train a recipe on pictures: all its stages, one after the other.",
+        "sfumato train ddpm emoji --out runs/emoji --minutes 10\n"
+        "sfumato train ldm photos/ --out runs/photos --from codec=runs/vae --size s",
+        _train_options,
+        train,
+    ),
+    Verb(
+        "resume",
+        "RUN",
+        "Go on exactly where a training stopped.",
+        "sfumato resume runs/emoji",
+        _resume_options,
+        resume,
+    ),
+]

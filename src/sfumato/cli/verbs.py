@@ -1,0 +1,11 @@
+"""The table of verbs, in the order in which a person meets them."""
+
+from __future__ import annotations
+
+from sfumato.cli.drawing import DRAWING
+from sfumato.cli.parser import Verb
+from sfumato.cli.telling import TELLING
+from sfumato.cli.training import TRAINING
+
+LIST, INFO, DATA, SCORE, REPORT = TELLING
+VERBS: dict[str, Verb] = {verb.name: verb for verb in (LIST, INFO, DATA, *TRAINING, *DRAWING, SCORE, REPORT)}

@@ -1,0 +1,1 @@
+"""What a person looks at: grids of pictures, curves, and the one-page report of a run."""

@@ -1,0 +1,70 @@
+"""The nearest training picture of a sample: whether a model draws, or remembers.
+
+    d(x, y) = ‖φ(x) − φ(y)‖ / √D        φ features of a network with published weights, else the pixels in [−1, 1]
+
+A network's features cost time, so they are used for sets of up to FEATURES pictures on a CPU (any number on a GPU) and
+where published weights are at hand; the page says which it was. Beside the distance stands the median distance between
+two pictures of the set, without which it means nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato.data import Source
+from sfumato.metrics import extractor
+from sfumato.metrics.evaluation import draw_rows
+
+FEATURES = 1500
+MOST = 20_000  # training pictures that are looked at
+PAIRS = 256  # for the usual distance
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Found:
+    rows: list[int]  # of the source, one a sample
+    distances: list[float]
+    usual: float  # the median distance between two different training pictures
+    how: str  # a sentence for the reader
+
+
+def nearest(images: Tensor, source: Source, device: Any = "cpu", features: bool | None = None) -> Found:
+    """The training picture nearest to each of the images (n, C, H, W). `features`: None decides by the rule above."""
+    rows = sorted(draw_rows(len(source), min(MOST, len(source)), 0, "neighbours"))
+    look, name = _look(len(rows), device, features)
+    asked = look(images)
+    best = torch.full((len(images),), torch.inf)
+    place = torch.zeros(len(images), dtype=torch.long)
+    few: list[Tensor] = []
+    for start in range(0, len(rows), BATCH):
+        part = look(source.batch(rows[start : start + BATCH])["image"])
+        few += [part] if start < PAIRS else []
+        distance, i = torch.cdist(asked, part, compute_mode="donot_use_mm_for_euclid_dist").min(1)
+        closer = distance < best
+        best, place = torch.where(closer, distance, best), torch.where(closer, i + start, place)
+    among = torch.pdist(torch.cat(few)[:PAIRS]) if len(rows) > 1 else torch.zeros(1)
+    scale = asked.shape[1] ** 0.5
+    seen = f"all {len(rows):,} training pictures" if len(rows) == len(source) else f"{len(rows):,} of {len(source):,}"
+    return Found(
+        [rows[i] for i in place.tolist()],
+        (best / scale).tolist(),
+        float(among.median() / scale),
+        f"The distance is the root mean square difference of {name}; {seen} were compared.",
+    )
+
+
+def _look(count: int, device: Any, features: bool | None) -> tuple[Callable[[Tensor], Tensor], str]:
+    """(pictures → vectors, its name)."""
+    quick = count <= FEATURES or torch.device(device).type != "cpu"
+    if features is None:
+        features = quick
+    network = extractor("auto").to(device) if features else None
+    if network is None or not network.published:
+        return lambda images: images.float().flatten(1).cpu(), "the pixels, which run from −1 to 1"
+    return lambda images: network(images.to(device)).float().cpu(), f"the features of {network.name}"
