@@ -1,5 +1,6 @@
 """The published sizes, counted on the meta device; within 2 %, since papers round and count embeddings differently."""
 
+import diffusers
 import pytest
 import torch
 
@@ -40,7 +41,7 @@ PUBLISHED = {
             UNet(3, 3, width=128, mults=(1, 2, 2, 2), blocks=2, attention=(False, True, False, False), padding="right")
         ],
     ),
-    # arXiv:2112.10752, table 10 and model card cin256-v2: LDM-4, 400M
+    # arXiv:2112.10752, table 3: LDM-4, class-conditional ImageNet, 400M
     "ldm-4-imagenet": (
         400,
         lambda: [
@@ -56,14 +57,14 @@ PUBLISHED = {
             )
         ],
     ),
-    # arXiv:2212.09748, table 4: DiT-B/2 130M, DiT-XL/2 675M
+    # arXiv:2212.09748, appendix A (all models): DiT-B/2 130M, DiT-XL/2 675M
     "dit-b/2": (130, lambda: dit(768, 12, 12)),
     "dit-xl/2": (675, lambda: dit(1152, 28, 16)),
-    # Chen et al. 2020 (image GPT), section 3.3: S 76M, M 455M, L 1.36B
+    # Chen et al. 2020, Generative Pretraining from Pixels: iGPT-S 76M, M 455M, L 1.36B
     "igpt-s": (76, lambda: igpt(512, 24, 8)),
     "igpt-m": (455, lambda: igpt(1024, 36, 8)),
     "igpt-l": (1360, lambda: igpt(1536, 48, 16)),
-    # Stable Diffusion's first stage, AutoencoderKL f8: 83.65M (sum over the published file stabilityai/sd-vae-ft-mse)
+    # Stable Diffusion's first stage (f8, 4 channels): 83.7M; below, equal to diffusers' to the last number
     "sd-vae": (83.65, lambda: pyramid((1, 2, 4, 4), 4, 8)),
     # github.com/FoundationVision/LlamaGen, README: vq_ds16 "72M": taming's f16 configuration, narrower codes
     "vqgan-f16": (72, lambda: vqgan(1024, 256)),
@@ -85,3 +86,35 @@ def test_size_is_the_published_one(name):
         parts = build()
     count = sum(p.numel() for part in parts for p in part.parameters()) / 1e6
     assert abs(count / millions - 1) < 0.02
+
+
+# diffusers' classes at published configurations: the file's config.json, shortened to what shapes depend on
+LEVELS = {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4}
+THEIRS = {
+    # google/ddpm-cifar10-32
+    "ddpm-cifar10": lambda: diffusers.UNet2DModel(
+        block_out_channels=(128, 256, 256, 256),
+        layers_per_block=2,
+        attention_head_dim=None,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+    ),
+    # stabilityai/sd-vae-ft-mse
+    "sd-vae": lambda: diffusers.AutoencoderKL(block_out_channels=(128, 256, 512, 512), layers_per_block=2, **LEVELS),
+    # taming's f16, K = 1024, in diffusers' words
+    "vqgan-f16": lambda: diffusers.VQModel(
+        block_out_channels=(128, 128, 256, 256, 512),
+        layers_per_block=2,
+        down_block_types=[*["DownEncoderBlock2D"] * 4, "AttnDownEncoderBlock2D"],
+        up_block_types=["AttnUpDecoderBlock2D", *["UpDecoderBlock2D"] * 4],
+        latent_channels=256,
+        num_vq_embeddings=1024,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", THEIRS)
+def test_size_is_the_peers_to_the_last_number(name):
+    with torch.device("meta"):
+        theirs, ours = THEIRS[name](), PUBLISHED[name][1]()
+    assert sum(p.numel() for part in ours for p in part.parameters()) == sum(p.numel() for p in theirs.parameters())
