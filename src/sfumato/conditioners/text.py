@@ -44,9 +44,13 @@ class Text(Conditioner):
     def forward(self, given: Given, noise: Noise | None = None) -> Condition:
         texts = ["" if text is None else text for text in given["text"]]
         tokens = self._tokens(texts)
-        if noise is not None:
-            tokens = pick(noise.uniform() < self.drop, self._tokens([""] * len(texts)), tokens)
-        return self._embed(tokens)
+        if noise is None:
+            return self._embed(tokens)
+        tokens = pick(noise.uniform() < self.drop, self._tokens([""] * len(texts)), tokens)
+        # Padding is masked everywhere, so training need not carry more of it than the longest caption asks for.
+        # Sampling does: there a row must not depend on its mates, not even in the last bit.
+        longest = int(self.words.mask(tokens).sum(1).max())
+        return self._embed(tokens[:, : max(longest, 1)])
 
     def null(self, rows: int) -> Condition:
         return self._embed(self._tokens([""]).expand(rows, -1))

@@ -85,7 +85,8 @@ class Diffusion(Prior):
                 "A learned variance and the discrete bound belong to a chain of T steps, but levels is None. "
                 "Set levels (DDPM has 1000), or learn no variance and take the continuous bound."
             )
-        at = level(self.path, torch.full((1,), self.path.top), torch.zeros(1, *self.space.shape))
+        # on the CPU, so that a system can be laid out on the meta device
+        at = level(self.path, torch.full((1,), self.path.top, device="cpu"), torch.zeros(1, 1, 1, device="cpu"))
         if bool((determinant(self.target, at) == 0).any()):
             raise Misfit(
                 f"At the start of sampling {type(self.path).__name__} leaves nothing of the data (α = 0), so a network "

@@ -111,7 +111,7 @@ class Tabulated(Path):
             raise ValueError("A chain needs at least two β, each between 0 and 1.")
         rise = torch.log1p(-betas)
         slope = torch.cat([rise[:1], 2 * rise[:-1] * rise[1:] / (rise[:-1] + rise[1:]), rise[-1:]])
-        knots = torch.cat([torch.zeros(1, dtype=torch.float64), rise.cumsum(0)])
+        knots = torch.cat([torch.zeros(1, dtype=torch.float64, device="cpu"), rise.cumsum(0)])
         left, right = slope[:-1], slope[1:]
         # ℓ(k + u) = knot + u (c₁ + u (c₂ + u c₃)) for the piece from k to k + 1.
         pieces = torch.stack([knots[:-1], left, 3 * rise - 2 * left - right, left + right - 2 * rise])
@@ -142,19 +142,19 @@ class Tabulated(Path):
 def linear(steps: int = 1000) -> Tabulated:
     """DDPM: β from 1e-4 to 0.02 over 1000 steps, and by 1000 / T as much in each of T steps."""
     scale = 1000 / steps
-    return Tabulated(torch.linspace(1e-4 * scale, 0.02 * scale, steps, dtype=torch.float64))
+    return Tabulated(torch.linspace(1e-4 * scale, 0.02 * scale, steps, dtype=torch.float64, device="cpu"))
 
 
 def scaled_linear(low: float = 0.00085, high: float = 0.012, steps: int = 1000) -> Tabulated:
     """Latent diffusion (arXiv:2112.10752), which calls it "linear": √β is linear. 0.0015 to 0.0195 for its ImageNet
     models, 0.00085 to 0.012 for the one given text."""
-    return Tabulated(torch.linspace(low**0.5, high**0.5, steps, dtype=torch.float64).square())
+    return Tabulated(torch.linspace(low**0.5, high**0.5, steps, dtype=torch.float64, device="cpu").square())
 
 
 def cosine(steps: int = 1000, offset: float = 0.008) -> Tabulated:
     """Nichol & Dhariwal 2021, arXiv:2102.09672: ᾱ = cos²(π/2 · (t + s)/(1 + s)), up to its value at 0; β ≤ 0.999, which
     only binds in the last step and keeps α(1) off zero."""
-    t = torch.arange(steps + 1, dtype=torch.float64) / steps
+    t = torch.arange(steps + 1, dtype=torch.float64, device="cpu") / steps
     bar = torch.cos((t + offset) / (1 + offset) * math.pi / 2).square()
     return Tabulated((1 - bar[1:] / bar[:-1]).clamp(max=0.999))
 

@@ -1,0 +1,205 @@
+"""Every recipe builds at every size, learns, and is written down; the paper's sizes have the paper's counts."""
+
+import json
+import warnings
+
+import pytest
+import torch
+
+from sfumato import recipes
+from sfumato.core.errors import Misfit, UnknownName, UsageError
+from sfumato.core.noise import Noise
+from sfumato.recipes.table import Dial
+from sfumato.systems import Cascade, System
+
+NAMES = list(recipes.RECIPES)
+CODECS = ["ae", "dae", "vae", "vqvae", "dvae", "fsq", "vqgan"]
+PRIORS = ["ddpm", "edm", "rectified-flow", "pixel-ar", "ldm", "dit", "vq-ar", "cascade"]
+
+
+@pytest.fixture(autouse=True)
+def _quiet_about_perceptual_weights():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="No perceptual term")
+        yield
+
+
+def build(name, **dials):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return recipes.build(name, **dials)
+
+
+def batch(side, channels=3, rows=4):
+    image = torch.nn.functional.interpolate(Noise.each(range(rows)).uniform(channels, 4, 4) * 2 - 1, (side, side))
+    texts = ["a red apple", "a blue square, flat", "红苹果", ""]
+    return {"image": image, "label": torch.tensor([0, 1, 2, 0]), "text": texts, "index": torch.arange(rows)}
+
+
+def test_the_table_holds_what_was_promised():
+    assert sorted(NAMES) == sorted(CODECS + PRIORS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("size", ["xs", "s", "m", "paper"])
+def test_every_recipe_builds_at_every_size_without_memory(name, size):
+    with torch.device("meta"):
+        system = recipes.build(name, size=size)
+    assert system.recipe["name"] == name
+    assert system.recipe["dials"]["size"] == size
+    assert json.loads(json.dumps(system.recipe)) == system.recipe  # recipe.json can hold it
+    assert set(system.recipe["dials"]) == set(recipes.RECIPES[name].dials)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_says_what_it_is_and_whence(name):
+    recipe = recipes.RECIPES[name]
+    assert 20 < len(recipe.summary) < 160
+    assert recipe.summary.endswith(".")
+    assert recipe.source or name in ("ae", "pixel-ar"), "older than arXiv, or never on it"
+    assert len(recipe.dials) <= 6
+
+
+@pytest.mark.parametrize("name", PRIORS)
+@pytest.mark.parametrize("given", [{}, {"classes": 3}, {"text": True}, {"classes": 3, "text": True}])
+def test_every_prior_learns_with_every_condition(name, given):
+    """Four steps of AdamW on one batch lower the loss at fixed noise, and a sample comes out."""
+    side = 8 if name == "pixel-ar" else 16  # 192 positions are sampled one by one, 768 would take their time
+    system = build(name, size="xs", side=side, **given)
+    data = batch(side)
+    for stage, objective in system.stages().items():
+        objective.prepare(lambda: [data])
+        if stage.endswith("codec"):
+            continue
+        objective.train()
+        optimiser = torch.optim.AdamW(objective.players()[0], lr=3e-3)
+        losses = []
+        for _ in range(5):
+            loss = sum(objective.loss(data, noise=Noise.shared(1, 4)).values())
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            losses.append(loss.item())
+        assert losses[-1] < losses[0]
+    system.eval()
+    said = {"label": [1, 2]} if "classes" in given else {}
+    said |= {"text": ["a red apple", "红苹果"]} if "text" in given else {}
+    options = {} if name in ("pixel-ar", "vq-ar") else {"steps": 2}
+    x = system.sample(2, said, guidance=1.5 if given else 1.0, batch=2, **options)
+    assert x.shape == (2, 3, side, side)
+    assert x.abs().max() <= 1
+    assert not torch.equal(x[0], x[1])
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_every_codec_learns_and_measures_its_latents(name):
+    system = build(name, size="xs", side=16)
+    codec, data = system.codec, batch(16)
+    codec.prepare(lambda: [data])
+    codec.train()
+    optimiser = torch.optim.AdamW(codec.players()[0], lr=3e-3)
+    losses = []
+    for _ in range(8):
+        noise = Noise.shared(1, 4)
+        loss = sum(codec.loss(data, noise=noise, progress=0.0).values())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        codec.settle(noise)
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    codec.finish(lambda: [data])
+    codec.eval()
+    z = system.encode(data["image"])
+    assert tuple(z.shape[1:]) == codec.space.shape
+    assert system.decode(z).shape == data["image"].shape
+    if name in ("ae", "dae"):  # measured on these very images: mean 0 and deviation 1, up to float32
+        torch.testing.assert_close(z.mean(), torch.tensor(0.0), atol=1e-4, rtol=0)
+        torch.testing.assert_close(z.std(correction=0), torch.tensor(1.0), atol=1e-3, rtol=0)
+
+
+def count(part):
+    return sum(p.numel() for p in part.parameters())
+
+
+@pytest.mark.parametrize(
+    ("dials", "part", "published", "source"),
+    [
+        ({"name": "ddpm"}, "prior", 35.7e6, "Ho et al. 2020, appendix B: CIFAR-10, 35.7 M"),
+        ({"name": "ldm", "text": True}, "prior", 400e6, "Rombach et al. 2022, table 10: LDM-4, 400 M, context 512"),
+        ({"name": "dit", "classes": 1000}, "dit", 675e6, "Peebles & Xie 2023, table 4: DiT-XL/2, 675 M"),
+        ({"name": "dit", "classes": 1000, "size": "m", "side": 256}, "dit", 130e6, "same, DiT-B/2, 130 M"),
+        ({"name": "pixel-ar", "levels": 256}, "prior", 76e6, "Chen et al. 2020, section 3: iGPT-S, 76 M"),
+        (
+            {"name": "vae", "side": 256, "factor": 8, "depth": 4},
+            "codec",
+            83.65e6,
+            "stabilityai/sd-vae-ft-mse, 83,653,863",
+        ),
+    ],
+    ids=lambda value: value.get("name") if isinstance(value, dict) else None,
+)
+def test_published_sizes(dials, part, published, source):
+    """Within 2 % of the published count, on the meta device."""
+    dials = {"size": "paper", **dials}
+    name = dials.pop("name")
+    with torch.device("meta"):
+        system = recipes.build(name, **dials)
+    found = count(system.prior) + count(system.conditioner) if part == "dit" else count(getattr(system, part))
+    assert abs(found / published - 1) < 0.02, f"{found / 1e6:.1f} M, published {published / 1e6:.1f} M ({source})"
+
+
+def test_dials_are_read_in_their_own_type():
+    recipe = recipes.RECIPES["ddpm"]
+    read = recipe.read({"side": "64", "text": "true", "classes": 3.0})
+    assert read == {"size": "s", "side": 64, "channels": 3, "classes": 3, "text": True, "schedule": "linear"}
+    assert Dial("side", int | None, None).read("none") is None
+
+
+@pytest.mark.parametrize(
+    ("dials", "error", "message"),
+    [
+        ({"chanels": 3}, UsageError, "Did you mean 'channels'"),
+        ({"size": "sm"}, UsageError, "--size 'sm' is not known"),
+        ({"schedule": "kosine"}, UsageError, "Did you mean 'cosine'"),
+        ({"side": "wide"}, UsageError, "--side takes int"),
+        ({"side": 33}, UsageError, "Try --side 32"),
+    ],
+)
+def test_wrong_dials_are_answered_with_advice(dials, error, message):
+    with pytest.raises(error, match=message):
+        recipes.build("ddpm", **dials)
+
+
+def test_wrong_names_are_answered_with_the_nearest():
+    with pytest.raises(UnknownName, match="Did you mean 'vqgan'"):
+        recipes.build("vqgna")
+    with pytest.raises(Misfit, match="recipe vq-ar for tokens"):
+        recipes.build("ldm", codec="vqvae", size="xs")
+    with pytest.raises(Misfit, match="--codec vqvae"):
+        recipes.build("vq-ar", codec="dae", size="xs")
+    with pytest.raises(UsageError, match="does not learn a codec"):
+        recipes.build("ldm", codec="ddpm", size="xs")
+
+
+def test_a_codec_from_another_run_is_written_into_the_recipe():
+    spec = json.dumps({"name": "dae", "dials": {"size": "xs", "side": 16, "channels": 1, "factor": 2, "depth": 5}})
+    system = recipes.build("dit", size="xs", codec=spec, channels=1)
+    assert system.codec.space.shape == (5, 8, 8)
+    again = recipes.build(**{"name": system.recipe["name"], **system.recipe["dials"]})
+    assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in system.state_dict().items()}
+    with pytest.raises(UsageError, match="trained with --channels 1"):
+        recipes.build("dit", size="xs", codec=spec, channels=3)
+
+
+def test_a_cascade_is_one_and_a_system_is_one():
+    assert isinstance(build("cascade", size="xs"), Cascade)
+    assert isinstance(build("vae", size="xs"), System)
+
+
+def test_a_recipe_of_too_many_dials_is_refused():
+    def crowded(a: int = 0, b: int = 0, c: int = 0, d: int = 0, e: int = 0, f: int = 0, g: int = 0) -> System: ...
+
+    with pytest.raises(ValueError, match="7 dials"):
+        recipes.table.add("crowded", recipes.sizes.planner("codec"))(crowded)
+    assert "crowded" not in recipes.RECIPES
