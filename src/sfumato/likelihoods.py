@@ -255,8 +255,8 @@ def to_levels(x: Tensor, levels: int = 256) -> Tensor:
     return ((x + 1) * ((levels - 1) / 2)).round().long().clamp(0, levels - 1)
 
 
-def from_levels(k: Tensor, levels: int = 256) -> Tensor:
-    return k.float() / ((levels - 1) / 2) - 1
+def from_levels(k: Tensor, levels: int = 256, dtype: torch.dtype = torch.float32) -> Tensor:
+    return k.to(dtype) / ((levels - 1) / 2) - 1
 
 
 def _log_difference(upper: Tensor, lower: Tensor, width: Tensor) -> Tensor:
@@ -281,7 +281,7 @@ class LogisticMixtureOf:
         return self.means[..., c] + (self.coefficients[..., first : first + c] * before).sum(-1)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        x = from_levels(to_levels(x)).to(self.means).movedim(self.dim, -1).unsqueeze(-2)
+        x = from_levels(to_levels(x), dtype=self.means.dtype).movedim(self.dim, -1).unsqueeze(-2)
         total = self.logits.log_softmax(-1)
         for c in range(self.means.shape[-1]):
             gap, precision = x[..., c] - self._centre(c, x[..., :c]), (-self.log_scales[..., c]).exp()
@@ -309,7 +309,7 @@ class LogisticMixtureOf:
             u = _draw("uniform", noise, centre).clamp(2.0**-24, 1 - 2.0**-24)
             drawn = centre + self.log_scales[..., c].gather(-1, k).squeeze(-1).exp() * u.logit()
             # the next channel follows the 8-bit value, as it does in log_prob
-            x = torch.cat([x, from_levels(to_levels(drawn)).to(x).unsqueeze(-1)], -1)
+            x = torch.cat([x, from_levels(to_levels(drawn), dtype=x.dtype).unsqueeze(-1)], -1)
         return x.movedim(-1, self.dim)
 
 

@@ -265,7 +265,7 @@ class Gumbel(Bottleneck):
         return z, per_image(h.log_softmax(1).gather(1, z.unsqueeze(1)))
 
     def nearest(self, code: Tensor) -> Tensor:
-        letters = self.embed(torch.arange(self.inputs, device=code.device)).T  # (K, width)
+        letters = self.embed(torch.arange(self.inputs, device=code.device))  # (K, width)
         flat = code.movedim(1, -1)
         return (flat @ letters.T - letters.square().sum(1) / 2).argmax(-1)
 
@@ -315,7 +315,8 @@ class Finite(Bottleneck):
     def embed(self, z: Tensor) -> Tensor:
         places = [math.prod(self.levels[:i]) for i in range(self.width)]
         digits = torch.stack([(z // place) % level for place, level in zip(places, self.levels)], 1).float()
-        return digits / self._halves(digits) - 1
+        halves = self._halves(digits)
+        return (digits - halves) / halves
 
     def nearest(self, code: Tensor) -> Tensor:
         halves = self._halves(code)

@@ -1,7 +1,8 @@
-"""Pixels as they are: three ways to read an image as a latent, none of them learned.
+"""Pixels as they are: four ways to read an image as a latent, none of them learned.
 
     mode          z                                   in space          w of log p(x) ≥ log p(z) + w
     raw           x                                   Grid(C, H, W)     0, an equality of densities on [−1, 1]
+    values        x = k / 127.5 − 1                   Grid(C, H, W)     0, the prior's own P(k) of 8-bit values
     dequantised   2 (k + u) / 256 − 1, u ~ U[0, 1)    Grid(C, H, W)     −D log 128, for P(k): nats of 8-bit data
     tokens        ⌊k L / 256⌋                         Tokens(C H W, L)  −D log(256 / L), an equality for P(k)
 
@@ -18,7 +19,7 @@ are held to be equally likely; this is a coarser model, but of the same 8-bit da
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ from sfumato.core.noise import Noise
 from sfumato.core.space import Grid, Space, Tokens, size
 from sfumato.likelihoods import from_levels, to_levels
 
-Mode = Literal["raw", "dequantised", "tokens"]
+Mode = Literal["raw", "values", "dequantised", "tokens"]
 
 
 class Pixels(Codec):
@@ -36,8 +37,8 @@ class Pixels(Codec):
 
     def __init__(self, data: Grid, mode: Mode = "raw", levels: int = 256):
         super().__init__()
-        if mode not in ("raw", "dequantised", "tokens"):
-            raise ValueError(f'Pixels are "raw", "dequantised" or "tokens", not {mode!r}.')
+        if mode not in get_args(Mode):
+            raise ValueError(f"Pixels are one of {', '.join(get_args(Mode))}, not {mode!r}.")
         if levels < 2 or 256 % levels:
             raise ValueError(f"The number of levels must divide 256, and {levels} does not.")
         if levels != 256 and mode != "tokens":
@@ -51,7 +52,7 @@ class Pixels(Codec):
         self.space: Space = Tokens(size(data), levels, (data.height, row)) if mode == "tokens" else data
 
     def encode(self, x: Tensor) -> Tensor:
-        if self.mode == "raw":
+        if self.mode in ("raw", "values"):
             return x
         k = to_levels(x)
         if self.mode == "dequantised":
@@ -59,7 +60,7 @@ class Pixels(Codec):
         return (k * self.levels // 256).movedim(1, -1).flatten(1)
 
     def decode(self, z: Tensor) -> Tensor:
-        if self.mode == "raw":
+        if self.mode in ("raw", "values"):
             return z
         if self.mode == "dequantised":
             return from_levels(((z + 1) * 128).floor().clamp(0, 255)).to(z)
@@ -69,12 +70,16 @@ class Pixels(Codec):
         return middle / 127.5 - 1
 
     def lift(self, x: Tensor, noise: Noise | None = None) -> tuple[Tensor, Tensor]:
-        each = {"raw": 0.0, "dequantised": -math.log(128), "tokens": -math.log(256 / self.levels)}[self.mode]
+        each = {"raw": 0.0, "values": 0.0, "dequantised": -math.log(128), "tokens": -math.log(256 / self.levels)}[
+            self.mode
+        ]
         w = x.new_full((len(x),), each * size(self.data))
         if self.mode != "dequantised":
             return self.encode(x), w
         noise = Noise.ambient(len(x), x.device) if noise is None else noise
-        return (to_levels(x) + noise.uniform(*x.shape[1:])).to(x) / 128 - 1, w
+        # k + u near 256 has steps of 2⁻¹⁶: a u above this would round up to the next value
+        u = noise.uniform(*x.shape[1:]).clamp(max=1 - 2.0**-15)
+        return (to_levels(x) + u).to(x) / 128 - 1, w
 
     def blend(self, a: Tensor, b: Tensor, weight: float) -> Tensor:
         if self.mode != "tokens":

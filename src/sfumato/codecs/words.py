@@ -168,7 +168,13 @@ class Words(Codec):
     def marks(self) -> tuple[int, int, int]:
         """The ids of padding, beginning and end."""
         begin, end = SPECIAL[1:] if self._padded() else CLIP_SPECIAL
-        return 0, self.tokenizer.token_to_id(begin), self.tokenizer.token_to_id(end)
+        return 0, self._id(begin), self._id(end)
+
+    def _id(self, mark: str) -> int:
+        found = self.tokenizer.token_to_id(mark)
+        if found is None:
+            raise WeightsError(f"The vocabulary has no {mark}.")
+        return found
 
     def _ids(self, text: str) -> tuple[int, ...]:
         _, begin, end = self.marks
