@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sfumato.core.errors import Misfit
 from sfumato.nn.embed import Rotation, rotate
-from sfumato.nn.layers import group_norm, zero
+from sfumato.nn.layers import RMSNorm, group_norm, zero
 
 
 class Cache:
@@ -52,19 +52,11 @@ def causal_mask(length: int, valid: Tensor) -> Tensor:
     return (square.tril() & valid[:, None, None, :]) | torch.eye(length, dtype=torch.bool, device=valid.device)
 
 
-class HeadNorm(nn.RMSNorm):
-    """x / rms(x) · g over the width of one head, in the precision of g: under autocast x has fewer bits (arXiv:2010.04245,
-    arXiv:2302.05442: without it, logits of large nets grow until the softmax is one-hot)."""
-
-    def __init__(self, width: int):
-        super().__init__(width, eps=1e-6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
-
-
 class Attention(nn.Module):
-    """Of a sequence to itself, or, built with `context`, to another: (B, T, D) → (B, T, D)."""
+    """Of a sequence to itself, or, built with `context`, to another: (B, T, D) → (B, T, D).
+
+    `qk_norm` normalises queries and keys per head (arXiv:2302.05442): without it the logits of large nets grow until
+    the softmax is one-hot."""
 
     def __init__(
         self,
@@ -86,8 +78,8 @@ class Attention(nn.Module):
             self.q = nn.Linear(width, width, bias=bias)
             self.kv = nn.Linear(context, 2 * width, bias=bias)
         self.cross = context is not None
-        self.q_norm = HeadNorm(width // heads) if qk_norm else nn.Identity()
-        self.k_norm = HeadNorm(width // heads) if qk_norm else nn.Identity()
+        self.q_norm = RMSNorm(width // heads) if qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(width // heads) if qk_norm else nn.Identity()
         self.out = nn.Linear(width, width)
 
     def forward(

@@ -106,7 +106,7 @@ class CausalNet(nn.Module):
         """h (B, n, features); with `layers`, the states (B, n, width) after so many blocks instead, for a probe."""
         first, prefix = self._open(condition)
         n = z.shape[1]
-        x = self._place(torch.cat([first, self.embed(z[:, : n - 1])], dim=1), 0)
+        x = self._place(torch.cat([first, self._embed(z[:, : n - 1])], dim=1), 0)
         length, mask = 0, None
         if prefix is not None:
             x, length = torch.cat([prefix, x], dim=1), prefix.shape[1]
@@ -119,7 +119,7 @@ class CausalNet(nn.Module):
     def read(self, z: Tensor) -> Tensor:
         """Plain continuation without a start vector or a condition, as GPT-2 is published: h_i sees z_0 … z_i and
         predicts what follows them. (B, n) → (B, n, features)."""
-        x = self._place(self.embed(z), 0)
+        x = self._place(self._embed(z), 0)
         rotation = self.positions.rotation(0, z.shape[1], x.device)
         return self._read(self.trunk(self.dropout(x), causal=True, rotation=rotation))
 
@@ -147,7 +147,7 @@ class CausalNet(nn.Module):
             raise ValueError(f"Position {i} {'has nothing' if i == 0 else 'needs the value'} before it.")
         if i >= self.space.length:
             raise Misfit(f"{self.space} has no position {i}.")
-        x = state.first if last is None else self.embed(last[:, None])
+        x = state.first if last is None else self._embed(last[:, None])
         x = self._place(x, i)
         turn = None if state.rotation is None else (state.rotation[0][i : i + 1], state.rotation[1][i : i + 1])
         mask = None if state.valid is None else state.valid[:, : state.prefix + i + 1]
@@ -160,8 +160,12 @@ class CausalNet(nn.Module):
         check_doors("causal net", condition, vector=self.vector_width, sequence=self.context_width)
         first = self.start_vector.expand(condition.rows, 1, -1)
         if self.vector is not None:
-            first = first + self.vector(condition.vector)[:, None]
-        return first, None if self.context is None else self.context(condition.sequence)
+            first = first + self.vector(condition.vector)[:, None].to(first.dtype)
+        return first, None if self.context is None else self.context(condition.sequence).to(first.dtype)
+
+    def _embed(self, z: Tensor) -> Tensor:
+        """In the weights' precision under autocast too, so that what is summed up block by block keeps its bits."""
+        return self.embed(z).to(self.start_vector.dtype)
 
     def _place(self, x: Tensor, start: int) -> Tensor:
         added = self.positions.added(start, start + x.shape[1], x.device)

@@ -69,7 +69,7 @@ class DiT(nn.Module):
         check_doors("DiT", condition, vector=self.vector_width, sequence=self.context_width, grid=self.grid_channels)
         if condition.grid is not None and self.grid_channels is not None:
             z = torch.cat([z, condition.grid], dim=1)
-        x = self.enter(patchify(z, self.patch))
+        x = self.enter(patchify(z, self.patch)).to(self.enter.weight.dtype)  # the residual stream keeps its bits
         n = x.shape[1]
         added = self.positions.added(0, n, x.device)
         if added is not None:

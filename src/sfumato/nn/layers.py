@@ -40,6 +40,16 @@ def group_norm(channels: int, groups: int | None = None, eps: float = 1e-6) -> n
     return nn.GroupNorm(groups, channels, eps)
 
 
+class RMSNorm(nn.RMSNorm):
+    """x / √(mean x² + ε) · g, in the precision of g: under autocast x has fewer bits, which its squares would lose."""
+
+    def __init__(self, width: int, eps: float = 1e-6):
+        super().__init__(width, eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
+
+
 class ResBlock(nn.Module):
     """(B, C, H, W), embedding (B, E) → (B, C′, H, W). `embedding` is E, or None for a block without one."""
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from sfumato.core.errors import Misfit
 from sfumato.nn.attention import Attention, Cache
 from sfumato.nn.embed import Rotation
-from sfumato.nn.layers import zero
+from sfumato.nn.layers import RMSNorm, zero
 
 Norm = Literal["layer", "rms"]
 Activation = Literal["gelu", "gelu_new", "quick", "swiglu", "geglu"]
@@ -68,7 +68,7 @@ def make_norm(kind: Norm, width: int, eps: float, affine: bool = True) -> nn.Mod
     if kind == "layer":
         return nn.LayerNorm(width, eps, elementwise_affine=affine)
     if kind == "rms":
-        return nn.RMSNorm(width, eps, elementwise_affine=affine)
+        return RMSNorm(width, eps) if affine else nn.RMSNorm(width, eps, elementwise_affine=False)
     raise Misfit(f"The norm is 'layer' or 'rms'; not {kind!r}.")
 
 
