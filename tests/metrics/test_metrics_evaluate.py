@@ -247,8 +247,9 @@ class Illustrator(Copies):
 
 
 def test_retrieval_on_emoji_of_one_who_knows_and_one_who_errs():
-    """Who draws the caption's own picture is found first. Who draws the next emoji of the one style never is, since that
-    picture is then nearer. (Among three styles the next picture is often the same emoji in another style, and found.)"""
+    """Who draws the caption's own picture is found first. Who draws the next emoji of the one style never is, since
+    that picture is nearer. (Among three styles the next picture is often the same emoji in another style, and found.)
+    """
     source = open_data("emoji:food", side=32)
     right = evaluate(Illustrator(source), source, ["retrieval"], n=40, features=RANDOM)
     flat = open_data("emoji:food+flat", side=32)
