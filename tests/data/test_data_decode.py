@@ -58,7 +58,7 @@ def test_a_progressive_jpeg_cut_in_half_is_refused():
 
 
 def test_every_flipped_bit_of_a_png_is_found():
-    """All bits of all chunks of a small PNG (8 signature bytes apart): refused, or the very same pixels, never others."""
+    """All bits of a small PNG, its signature among them: each is refused."""
     data = saved(Image.fromarray(PICTURE[:4, :4]))
     for at in range(len(data)):
         for bit in range(8):
@@ -174,7 +174,7 @@ def test_wide_integers_are_refused():
 
 
 def test_cmyk_is_converted():
-    """Pure inks: no ink is white, cyan keeps green and blue, black ink is black. JPEG at quality 100: within 3 levels."""
+    """Pure inks: no ink is white, cyan keeps green and blue, black ink is black; JPEG at quality 100 within 3 levels."""
     inks = {(0, 0, 0, 0): (255, 255, 255), (255, 0, 0, 0): (0, 255, 255), (0, 0, 0, 255): (0, 0, 0)}
     for ink, color in inks.items():
         image = Image.new("CMYK", (16, 16), ink)

@@ -56,7 +56,7 @@ def test_pixels_are_copied_where_no_resampling_is_needed(tmp_path):
 
 
 def test_shrinking_is_close_to_the_area_mean_and_centred(tmp_path):
-    """A 128 × 64 picture, whose centre square is 64 flat blocks of 8 px: inside each block's middle Lanczos keeps the level
+    """A 128 × 64 picture, whose centre square is 64 flat blocks of 8 px: in each block's middle Lanczos keeps the level
     within 24 (its ringing at a step is below 10 % of 255), and the wings left and right leave no trace."""
     blocks = RNG.integers(0, 256, (8, 8, 3), dtype=np.uint8)
     centre = np.kron(blocks, np.ones((8, 8, 1))).astype(np.uint8)
@@ -120,7 +120,7 @@ def test_parts(tmp_path):
 
 
 def test_captions_beside_pictures(tmp_path):
-    """UTF-8, UTF-16 and BOM; Chinese, emoji with joiners; NFC; control characters; over-long; one missing; one of other bytes."""
+    """UTF-8, UTF-16, BOM; Chinese, joined emoji; NFC; control characters; over-long; missing; other bytes."""
     family, decomposed = "👩‍👩‍👧 家庭", unicodedata.normalize("NFD", "Bär café")
     contents = {
         "00": "一只红色的苹果".encode(),
