@@ -141,8 +141,9 @@ def test_the_loss_is_the_bound_in_nats_per_dimension(factor):
 
 
 def test_bounds_are_ordered(factor):
-    """Direction test 1 of vae.md with a q that is too wide: ELBO < IWAE₁₀ < IWAE₅₀₀ ≤ exact, each on the mean of 400
-    images."""
+    """Direction test 1 of vae.md with a q whose variance is v = e^0.7 times too wide: ELBO < IWAE₁₀ < IWAE₅₀₀ ≤ exact,
+    each on the mean of 400 images. In two dimensions Var(p / q) = v² / (2v − 1) − 1 = 0.34, so the last inequality is
+    measured with a standard error of √(0.34 / 500 / 400) = 0.0013; four of them are allowed."""
     codec, x, exact = factor
     bias = codec.before.bias
     with torch.no_grad():
@@ -153,7 +154,7 @@ def test_bounds_are_ordered(factor):
         with torch.no_grad():
             bias[2:] -= 0.7
     many = lambda k: (weights[:k].logsumexp(0) - math.log(k)).mean()
-    assert many(1) < many(10) < many(500) < exact.mean() + 1e-3
+    assert many(1) < many(10) < many(500) < exact.mean() + 4 * 0.0013
     assert exact.mean() - many(500) < 0.02 < exact.mean() - weights.mean()
 
 
@@ -322,7 +323,9 @@ def test_the_adversarial_term_is_the_weighted_one():
     norms = [torch.autograd.grad(t, last, retain_graph=True)[0].norm() for t in (terms["reconstruction"], adv)]
     weight = float(norms[0] / (norms[1] + 1e-4))
     assert codec.diagnostics()["adaptive_weight"] == pytest.approx(min(weight, 10.0), rel=1e-4)
-    assert float(terms["adversarial"]) == pytest.approx(0.8 * min(weight, 10.0) * float(adv), rel=1e-4)
+    assert float(terms["adversarial"].detach()) == pytest.approx(
+        0.8 * min(weight, 10.0) * float(adv.detach()), rel=1e-4
+    )
 
 
 def test_a_skipped_step_leaves_no_trace():
@@ -348,7 +351,9 @@ def test_the_perceptual_term_adds_up():
     x = images()
     terms = codec.loss({"image": x}, noise=Noise.shared(0, 8))
     made = codec.decode(codec.encode(x))
-    assert float(terms["perceptual"].detach()) == pytest.approx(0.5 * float((made - x).square().mean()), rel=1e-5)
+    assert float(terms["perceptual"].detach()) == pytest.approx(
+        0.5 * float((made.detach() - x).square().mean()), rel=1e-5
+    )
     # Laplace of scale 1: the mean absolute error and log 2
     assert float(terms["reconstruction"].detach()) == pytest.approx(
         float((made - x).abs().mean()) + math.log(2), rel=1e-5
