@@ -44,6 +44,7 @@ from sfumato.train.stages import Stages
 from sfumato.train.stop import Stop
 
 SCHEMA = 1  # of train.json
+GREY = {"1", "L", "I;16", "I;16L", "I;16B", "I;16N"}  # Pillow's modes without colour
 log = logging.getLogger("sfumato")
 
 
@@ -132,7 +133,7 @@ def train(
         system = _build(request)
         _take_given(system, request)
         write_json(run / "recipe.json", recipe_record(system.recipe))
-        write_json(run / "data.json", {"fingerprint": source.fingerprint, **source.report})
+        write_json(run / "data.json", {"fingerprint": source.fingerprint, "classes": source.labels, **source.report})
         write_json(run / "train.json", {"schema": SCHEMA, **asdict(request)})
         return _go(run, request, system, source, None, quiet)
 
@@ -174,19 +175,25 @@ def _spoken(recipe: str, dials: Mapping[str, Any], size: str, side: int | None) 
 
 
 def _open(recipe: str, data: str | Path, dials: Mapping[str, Any]) -> Source:
-    """The pictures, as large and as colourful as the recipe's own, which a build without memory tells."""
+    """The pictures, as large and as colourful as the recipe's own, which a build without memory tells; grey ones stay
+    grey where the recipe leaves the channels open."""
     with torch.random.fork_rng([]), torch.device("meta"):
         system = recipes.build(recipe, **dials)
     space = getattr(getattr(getattr(system, "last", system), "codec", None), "data", None)
     if not isinstance(space, Grid):
         return open_data(data, side=dials.get("side"))
-    return open_data(data, side=space.width, channels=space.channels)
+    source = open_data(data, side=space.width, channels=space.channels)
+    free = "channels" in recipes.RECIPES[recipe].dials and "channels" not in dials
+    modes = set(source.report["modes"])
+    if free and modes and modes <= GREY:
+        return open_data(data, side=space.width, channels=1)
+    return source
 
 
 def _answered(recipe: str, dials: Mapping[str, Any], source: Source) -> dict[str, Any]:
     """The dials, with what the data answer for a user who left it out: captions, or else the number of classes."""
     known = recipes.RECIPES[recipe].dials
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"channels": source.channels} if "channels" in known else {}
     if "text" in known and source.has_text and "classes" not in dials:
         found["text"] = True
     elif "classes" in known and source.labels and "text" not in dials:
