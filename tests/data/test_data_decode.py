@@ -174,7 +174,7 @@ def test_wide_integers_are_refused():
 
 
 def test_cmyk_is_converted():
-    """Pure inks: no ink is white, cyan keeps green and blue, black ink is black; JPEG at quality 100 within 3 levels."""
+    """No ink is white, cyan keeps green and blue, black ink is black; JPEG at quality 100 within 3 levels."""
     inks = {(0, 0, 0, 0): (255, 255, 255), (255, 0, 0, 0): (0, 255, 255), (0, 0, 0, 255): (0, 0, 0)}
     for ink, color in inks.items():
         image = Image.new("CMYK", (16, 16), ink)

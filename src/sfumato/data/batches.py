@@ -12,15 +12,22 @@ turn.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from sfumato.core.errors import UsageError
 from sfumato.core.noise import derive
-from sfumato.data.source import Source
+
+
+class Rows(Protocol):
+    """What a stream is made of: a Source, or its latents."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Iterable[int], choice: int | Sequence[int] = 0) -> dict[str, Any]: ...
 
 
 class Batches:
@@ -28,7 +35,7 @@ class Batches:
 
     def __init__(
         self,
-        source: Source,
+        source: Rows,
         batch: int,
         seed: int,
         *,
@@ -86,7 +93,7 @@ class Batches:
         return k * self.batch / len(self.source)
 
 
-def once(source: Source, batch: int, device: torch.device | str | None = None) -> Iterator[dict[str, Any]]:
+def once(source: Rows, batch: int, device: torch.device | str | None = None) -> Iterator[dict[str, Any]]:
     """Every picture once, in order; the last batch may be smaller."""
     if batch < 1:
         raise UsageError(f"A batch holds at least one picture, not {batch}.")
