@@ -2,9 +2,10 @@
 
     python tools/make_emoji.py ../shared/data/emoji src/sfumato/data/embedded
 
-64 → 32 px by 2×2 averaging of premultiplied colour, c = Σ αᵢcᵢ / Σ αᵢ and α = Σ αᵢ / 4, so that no colour of invisible pixels
-bleeds in; rounded once, to 8 bits. Each style is one lossless WebP sheet, COLUMNS sprites wide, in the order of emoji.jsonl.gz.
-Kept: emoji of the subgroups below that exist in all three styles, no skin variants. The same input gives the same bytes.
+64 → 32 px by 2×2 averaging of premultiplied colour, c = Σ αᵢcᵢ / Σ αᵢ and α = Σ αᵢ / 4, so that no colour of
+invisible pixels bleeds in; rounded once, to 8 bits. Each style is one lossless WebP sheet, COLUMNS sprites wide, in
+the order of emoji.jsonl.gz. Kept: emoji of the subgroups below that exist in all three styles, no skin variants. The
+same input gives the same bytes.
 """
 
 from __future__ import annotations
