@@ -109,9 +109,8 @@ def reconstruct(args: Namespace) -> None:
     if args.out.lower().endswith(".png"):
         error = (after - before).abs() - 1  # black where both agree
         rows = torch.stack([before, after, error], 1).flatten(0, 1)
-        three = [fact for fact in facts for _ in range(3)]
         captions = [text for db in quality for text in ("picture", f"{db:.1f} dB", "error")]
-        written = write_pictures(rows, args.out, [], three, captions, columns=3)
+        written = write_pictures(rows, args.out, [], facts, captions, columns=3)
     else:
         written = write_pictures(after, args.out, _names(args.images), facts)
     scores = [{"file": path, "psnr": round(db, 4)} for path, db in zip(args.images, quality)]

@@ -57,8 +57,7 @@ def image_space(system: Any) -> tuple[int, int, int]:
 
 def label_names(run: str) -> list[str]:
     """The names of a run's classes, in the order of their numbers; empty where data.json has none."""
-    labels = record(run, "data.json").get("labels") or []
-    return [str(label) for label in labels]
+    return [str(name) for name in record(run, "data.json").get("classes") or []]
 
 
 def label_number(word: str, names: Sequence[str]) -> int:

@@ -20,7 +20,7 @@ from sfumato.data import Source
 from sfumato.metrics import extractor
 from sfumato.metrics.evaluation import draw_rows
 
-FEATURES = 1500
+FEATURES = 500
 MOST = 20_000  # training pictures that are looked at
 PAIRS = 256  # for the usual distance
 BATCH = 64

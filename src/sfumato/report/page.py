@@ -40,7 +40,7 @@ pre { background: var(--card); padding: .9rem 1.1rem; overflow-x: auto; border-r
 .sheet { display: grid; gap: 1.1rem .9rem; margin: 1rem 0;
   grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)); }
 figure { margin: 0; }
-figure img { width: 100%; display: block; border-radius: 3px; background: var(--card); }
+figure img { width: 100%; height: auto; display: block; border-radius: 3px; background: var(--card); }
 img.pixels { image-rendering: pixelated; }
 figcaption { font-size: .82rem; line-height: 1.35; margin-top: .35rem; overflow-wrap: anywhere; }
 .tuple { display: grid; gap: .3rem; }

@@ -145,7 +145,7 @@ def _facts(opened: Opened) -> str:
     recipe, data = opened.recipe, opened.record("data.json")
     steps = history(opened.path)
     stages = list(dict.fromkeys(line["stage"] for line in steps if "stage" in line))
-    dials = ", ".join(f"{key} = {value}" for key, value in sorted(recipe["dials"].items()))
+    dials = ", ".join(f"{key} = {value}" for key, value in sorted(recipe["dials"].items()) if value is not None)
     source = RECIPES[recipe["name"]].source if recipe["name"] in RECIPES else ""
     rows: list[tuple[str, Any]] = [
         ("Recipe", recipe["name"] + (f" ({source})" if source else "")),
@@ -332,16 +332,16 @@ def _scores(opened: Opened) -> str:
             page.paragraph(f"None yet. `sfumato score {opened.path} DATA` measures the run and writes scores.json."),
         )
     words = {"lower": "lower is better", "higher": "higher is better", None: ""}
-    rows = []
-    for name, value in scores.items():
+    rows, order = [], list(METRICS)
+    for name, value in sorted(scores.items(), key=lambda item: order.index(metric_of(item[0]) or order[-1])):
         metric = metric_of(name)
         rows.append((name, float(value), words[better(name)], METRICS[metric].about if metric else ""))
     protocol = found.get("protocol", {})
     reference, features = protocol.get("reference", {}), protocol.get("features", {})
     told = page.paragraph(
         f"Measured against {reference.get('count', 'some')} pictures of {reference.get('set', 'a set')}, in the "
-        f"features of {features.get('name', 'a network')}. A number means nothing by itself: compare it with one of the "
-        "same protocol only."
+        f"features of {features.get('name', 'a network')}. A number means nothing by itself: compare it with one of "
+        "the same protocol only."
     )
     whole = page.folded("The whole protocol", page.code(json.dumps(protocol, indent=1, ensure_ascii=False)))
     return page.section("Scores", told, page.table(rows, ("score", "value", "", "what it is")), whole)
