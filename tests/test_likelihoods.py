@@ -8,7 +8,7 @@ from scipy import stats
 
 from sfumato.core.errors import UnknownName
 from sfumato.core.noise import Noise
-from sfumato.likelihoods import LIKELIHOODS, Categorical, Likelihood, Normal, from_levels, to_levels
+from sfumato.likelihoods import LIKELIHOODS, SWIFT, Categorical, Likelihood, Normal, from_levels, to_levels
 
 LEVELS = from_levels(torch.arange(256), dtype=torch.float64)
 
@@ -117,7 +117,7 @@ def test_location_scale_equals_torch(name, of, scale):
     h = features(likelihood, 2, 3, 4, 4)
     x = torch.rand(3, 2, 4, 4, dtype=torch.float64) * 2 - 1
     if scale == "global":
-        torch.nn.init.constant_(likelihood.log_scale, -1.3)
+        torch.nn.init.constant_(likelihood.log_scale, -1.3 / SWIFT)
     spread = {"global": torch.tensor(-1.3).exp(), 0.3: torch.tensor(0.3), "element": h[:, 2:].exp()}[scale]
     torch.testing.assert_close(
         likelihood(h).log_prob(x), of(h[:, :2], spread.double()).log_prob(x), atol=1e-6, rtol=1e-6
@@ -126,7 +126,7 @@ def test_location_scale_equals_torch(name, of, scale):
 
 def test_the_floor_bounds_the_density_and_keeps_the_gradient():
     likelihood = Normal("global", floor=0.01)
-    torch.nn.init.constant_(likelihood.log_scale, -8.0)  # σ = 3e-4, far below the floor
+    torch.nn.init.constant_(likelihood.log_scale, -8.0 / SWIFT)  # σ = 3e-4, far below the floor
     x = torch.zeros(1, 1, 4, 4)
     nats = likelihood(x).log_prob(x)
     assert float(nats.detach().max()) <= -math.log(0.01)

@@ -131,14 +131,14 @@ def test_a_distance_grows_with_noise(distance, trunk):
     torch.testing.assert_close(values, d(noisy, x.expand_as(noisy)))
 
 
-@pytest.mark.skipif(
-    not list(losses.importlib.metadata.distributions(name="stlpips-pytorch")),
-    reason="the package stlpips-pytorch, an optional 64 MB of published weights, is not installed",
-)
 @pytest.mark.parametrize("trunk", TRUNKS)
 def test_the_published_distance_forgives_a_shift_but_not_noise(trunk):
     """On photographs: one pixel's shift costs below 0.02, noise of σ = 0.05 on [0, 1] at least five times that shift,
     and σ = 0.4 at least 0.5 (DATA.md measured 0.004 · 0.12 · 0.79)."""
+    if not list(losses.importlib.metadata.distributions(name="stlpips-pytorch")):
+        with pytest.warns(UserWarning, match="No perceptual term: its weights are not installed"):
+            assert perceptual(trunk) is None  # the promise on a machine without the optional weights
+        return
     d = perceptual(trunk)
     photos = [
         torch.from_numpy(photo.copy()).permute(2, 0, 1)[:, 100:196, 200:296] for photo in load_sample_images().images

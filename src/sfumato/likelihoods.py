@@ -42,6 +42,9 @@ from sfumato.core.registry import Registry
 
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 STEP = 1 / 127.5  # the distance of two 8-bit values in [−1, 1]
+SWIFT = (
+    10.0  # a learned global log-scale is 10 θ: Adam moves θ by the rate a step, and the errors fall faster than that
+)
 
 
 class Distribution(Protocol):
@@ -141,7 +144,8 @@ class _LocationScale(Likelihood):
         if isinstance(self.scale, float | int):
             return self.of(features, features.new_tensor(math.log(self.scale)).expand_as(features))
         if self.log_scale is not None:
-            return self.of(features, _floored(self.log_scale, self.floor).to(features).expand_as(features))
+            log_scale = _floored(SWIFT * self.log_scale, self.floor)
+            return self.of(features, log_scale.to(features).expand_as(features))
         mean, log_scale = features.chunk(2, dim)
         return self.of(mean, _floored(log_scale, self.floor))
 

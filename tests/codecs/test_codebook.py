@@ -123,14 +123,15 @@ def test_moving_averages_have_no_code_term():
 
 
 def test_moving_averages_by_hand():
-    """Three steps: N and m are the weighted sums written out, e = m / Ñ."""
+    """Steps 79 to 83: N and m are the weighted sums written out, e = m / Ñ; the decay rises by its rule to its bound."""
     part = started(vocab=8, decay=0.9)
+    part.age.fill_(79)  # (1 + n) / (10 + n) is 80/89 < 0.9 here, 81/90 = 0.9 at the next step, and more after it
     counts, sums = part.counts.double(), part.sums.double()
-    for seed in range(3):
+    for seed, decay in enumerate((80 / 89, 0.9, 0.9)):
         h = cloud(200, seed=seed)
         rows, chosen = h.movedim(1, -1).flatten(0, 2).double(), part.encode(h).flatten()
         ones = torch.nn.functional.one_hot(chosen, 8).double()
-        counts, sums = 0.9 * counts + 0.1 * ones.sum(0), 0.9 * sums + 0.1 * ones.T @ rows
+        counts, sums = decay * counts + (1 - decay) * ones.sum(0), decay * sums + (1 - decay) * ones.T @ rows
         step(part, h)
         smooth = (counts + 1e-5) / (counts.sum() + 8e-5) * counts.sum()
         torch.testing.assert_close(part.codes.double(), sums / smooth[:, None], atol=1e-5, rtol=1e-5)
@@ -285,6 +286,7 @@ mine = h[rank * 50 : rank * 50 + 50]
 part.fit(lambda: [mine])
 part.codes[3], part.counts[3] = 100.0, 0.0   # dead on both: its heir must be the same
 part.sums[3] = 0.0
+part.age.fill_(1000)
 for seed in range(3):
     part(mine, Noise.shared(seed, 50, rank * 50, 100), 1.0, 48)
     part.settle(Noise.shared(seed, 50, rank * 50, 100))

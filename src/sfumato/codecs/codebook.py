@@ -7,6 +7,7 @@
                     m_k ← g m_k + (1 − g) Σ h     the sum of these h,
                     e_k = m_k / Ñ_k               Ñ_k = (N_k + ε) / (ΣN + K ε) · ΣN
 
+where g = min(decay, (1 + n) / (10 + n)) at step n: the encoder moves fastest at first, and its codes must keep up.
 Means are over positions and channels. Three things keep a large alphabet in use: codes start as the centres of k-means;
 a code that is chosen `restart` times less often than the average starts anew at an h of the current step; and `cosine`
 compares on the unit sphere, in few dimensions (arXiv:2110.04627).
@@ -97,6 +98,7 @@ class Codebook(Bottleneck):
     counts: Tensor
     sums: Tensor
     fitted: Tensor
+    age: Tensor
     usage: Tensor
 
     def __init__(
@@ -125,6 +127,7 @@ class Codebook(Bottleneck):
             self.register_buffer("sums", codes.clone())
         self.register_buffer("counts", torch.ones(vocab))
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("age", torch.zeros((), dtype=torch.int64))
         self.register_buffer("usage", torch.zeros(vocab), persistent=False)  # since the last diagnostics
         self._gathered: list[tuple[Tensor, Tensor, Tensor]] = []
         self._restarts = 0
@@ -230,9 +233,11 @@ class Codebook(Bottleneck):
         if not self.fitted:
             self._start(rows, noise)
             return
-        self.counts.mul_(self.decay).add_(n, alpha=1 - self.decay)
+        decay = min(self.decay, (1 + int(self.age)) / (10 + int(self.age)))
+        self.age += 1
+        self.counts.mul_(decay).add_(n, alpha=1 - decay)
         if self.mode == "ema":
-            self.sums.mul_(self.decay).add_(m, alpha=1 - self.decay)
+            self.sums.mul_(decay).add_(m, alpha=1 - decay)
             everyone = self.counts.sum()
             smooth = (self.counts + 1e-5) / (everyone + self.vocab * 1e-5) * everyone
             self.codes.copy_(self._placed(self.sums / smooth[:, None]))
