@@ -38,12 +38,14 @@ td.n { font-variant-numeric: tabular-nums; white-space: nowrap; }
 code, pre { font: .88em/1.5 ui-monospace, "SF Mono", Menlo, "DejaVu Sans Mono", monospace; }
 pre { background: var(--card); padding: .9rem 1.1rem; overflow-x: auto; border-radius: 6px; }
 .sheet { display: grid; gap: 1.1rem .9rem; margin: 1rem 0;
-  grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)); }
+  grid-template-columns: repeat(auto-fill, minmax(6rem, 1fr)); }
 figure { margin: 0; }
 figure img { width: 100%; height: auto; display: block; border-radius: 3px; background: var(--card); }
 img.pixels { image-rendering: pixelated; }
 figcaption { font-size: .82rem; line-height: 1.35; margin-top: .35rem; overflow-wrap: anywhere; }
 .tuple { display: grid; gap: .3rem; }
+.pairs { display: grid; gap: 1.2rem 1.6rem; grid-template-columns: repeat(auto-fill, minmax(12rem, 1fr));
+  margin: 1rem 0; }
 .rows { display: grid; gap: 1.2rem 2rem; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); margin: 1rem 0; }
 .curves { display: grid; gap: 1.4rem 2rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }
 svg { width: 100%; height: auto; display: block; }

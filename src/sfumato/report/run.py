@@ -217,8 +217,8 @@ def _samples(opened: Opened, n: int, seed: int, watch: Watch | None) -> str:
     ]
     if given:
         how = (
-            f"Each was asked for by the words under it, which belong to a picture of the training set, with guidance "
-            f"{guidance:g} (the condition counts {guidance:g} times). "
+            "Each was asked for by the words under it, which belong to a picture of the training set, with guidance "
+            f"{guidance:g}, which exaggerates what the words ask for (1 would not). "
         )
     else:
         how = "Nothing was asked for: each is a draw from everything that was learned. "
@@ -235,16 +235,17 @@ def _copies(opened: Opened, images: Tensor) -> str:
     figures = [
         page.figure(
             [picture(image), picture(opened.source.batch([row])["image"][0])],
-            f"distance {number(distance)}; two training pictures are {number(found.usual)} apart",
+            f"distance {number(distance)}",
             "a sample, and the training picture nearest to it",
         )
         for image, row, distance in zip(images, found.rows, found.distances)
     ]
     told = page.paragraph(
         "Left a sample, right the training picture that is nearest to it. If the two were always the same, the model "
-        f"would have learned its pictures by heart. {found.how}"
+        f"would have learned its pictures by heart. {found.how} Two training pictures are usually "
+        f"{number(found.usual)} apart."
     )
-    return page.section("Is it copying?", told, page.sheet(figures, "rows"))
+    return page.section("Is it copying?", told, page.sheet(figures, "pairs"))
 
 
 def _reconstructions(opened: Opened) -> str:
