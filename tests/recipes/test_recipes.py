@@ -126,8 +126,8 @@ def count(part):
     ("dials", "part", "published", "source"),
     [
         ({"name": "ddpm"}, "prior", 35.7e6, "Ho et al. 2020, appendix B: CIFAR-10, 35.7 M"),
-        ({"name": "ldm", "text": True}, "prior", 400e6, "Rombach et al. 2022, table 10: LDM-4, 400 M, context 512"),
-        ({"name": "dit", "classes": 1000}, "dit", 675e6, "Peebles & Xie 2023, table 4: DiT-XL/2, 675 M"),
+        ({"name": "ldm"}, "prior", 400e6, "Rombach et al. 2022, table 10: LDM-4, 400 M, context 512"),
+        ({"name": "dit"}, "dit", 675e6, "Peebles & Xie 2023, table 4: DiT-XL/2, 675 M"),
         ({"name": "dit", "classes": 1000, "size": "m", "side": 256}, "dit", 130e6, "same, DiT-B/2, 130 M"),
         ({"name": "pixel-ar", "levels": 256}, "prior", 76e6, "Chen et al. 2020, section 3: iGPT-S, 76 M"),
         (

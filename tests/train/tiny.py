@@ -40,7 +40,7 @@ class Data:
 class One(nn.Module):
     """A denoising autoencoder with batch statistics, dropout, and codes that settle without a gradient."""
 
-    def __init__(self, dropout=0.1, norm=True):
+    def __init__(self, dropout=0.1, norm=True, settles=True):
         super().__init__()
         with torch.random.fork_rng():
             torch.manual_seed(1)
@@ -49,13 +49,13 @@ class One(nn.Module):
             )
             self.head = nn.Linear(12, 16)
         self.register_buffer("codes", torch.zeros(12))
-        self.gathered = None
+        self.gathered, self.settles = None, settles
         self.fault = None  # called with (self, loss) before the loss is returned
 
     def loss(self, batch, player=0, noise=None, progress=1.0):
         x = batch["image"].flatten(1)
         h = self.body(x + 0.1 * noise.normal(16))
-        seen = h.detach().mean(0)
+        seen = torch.cat([h.detach().sum(0), torch.tensor([len(h)])])  # sums and counts, so that parts add up
         self.gathered = seen if self.gathered is None else self.gathered + seen
         loss = (self.head(h + self.codes) - x).square().mean()
         if self.fault is not None:
@@ -68,9 +68,10 @@ class One(nn.Module):
     def prepare(self, batches): ...
 
     def settle(self, noise=None):
-        if self.gathered is not None:
+        if self.settles and self.gathered is not None:
             with torch.no_grad():
-                self.codes.lerp_(self.gathered + 0.01 * noise.normal(12).mean(0), 0.1)
+                mean = self.gathered[:-1] / self.gathered[-1]
+                self.codes.lerp_(mean + 0.01 * noise.normal(12).mean(0), 0.1)
         self.gathered = None
 
     def forget(self):
@@ -85,12 +86,14 @@ class One(nn.Module):
 class Two(nn.Module):
     """A generator and a critic; the critic sits out the first quarter, and its spectral norm is a moving buffer."""
 
-    def __init__(self):
+    def __init__(self, spectral=True):
         super().__init__()
         with torch.random.fork_rng():
             torch.manual_seed(2)
             self.generator = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 16))
-            self.critic = nn.Sequential(nn.utils.spectral_norm(nn.Linear(16, 8)), nn.SiLU(), nn.Linear(8, 1))
+            self.critic = nn.Sequential(nn.Linear(16, 8), nn.SiLU(), nn.Linear(8, 1))
+            if spectral:
+                nn.utils.spectral_norm(self.critic[0])
         self.fault = None
 
     def loss(self, batch, player=0, noise=None, progress=1.0):

@@ -1,6 +1,6 @@
-"""A class label becomes a vector: one learned row a class, and one more for "no label".
+"""A class label becomes a vector, or a sequence of one: a learned row a class, and one more for "no label".
 
-    y ∈ {0 … K − 1} → vector E[y];  null, and any y < 0 → E[K]
+    y ∈ {0 … K − 1} → E[y];  null, and any y < 0 → E[K]
 
 The null row is learned by dropping labels with probability `drop` (Ho & Salimans 2022, arXiv:2207.12598).
 """
@@ -17,13 +17,14 @@ from sfumato.core.noise import Noise
 
 
 class Labels(Conditioner):
-    """given["label"] (B,) int64 → vector (B, width). Raises UsageError for a label that no class has."""
+    """given["label"] (B,) int64 → vector (B, width), or, `attended`, sequence (B, 1, width), as in LDM.
+    Raises UsageError for a label that no class has."""
 
     keys = ("label",)
 
-    def __init__(self, classes: int, width: int, drop: float = 0.1):
+    def __init__(self, classes: int, width: int, drop: float = 0.1, attended: bool = False):
         super().__init__()
-        self.classes, self.drop = classes, drop
+        self.classes, self.drop, self.attended = classes, drop, attended
         self.table = nn.Embedding(classes + 1, width)
         nn.init.normal_(self.table.weight, std=0.02)  # as DiT and GPT-2 initialise embeddings
 
@@ -42,4 +43,7 @@ class Labels(Conditioner):
         return self._embed(torch.full((rows,), self.classes, device=self.table.weight.device))
 
     def _embed(self, label: Tensor) -> Condition:
-        return Condition(len(label), vector=self.table(label))
+        row = self.table(label)
+        if not self.attended:
+            return Condition(len(label), vector=row)
+        return Condition(len(label), sequence=row[:, None], mask=torch.ones_like(label, dtype=torch.bool)[:, None])

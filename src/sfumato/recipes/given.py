@@ -20,16 +20,18 @@ class Doors:
     context: int | None = None
 
 
-def given(size: Size, classes: int, text: bool) -> tuple[Conditioner | None, Doors]:
+def given(size: Size, classes: int, text: bool, attended: bool = False) -> tuple[Conditioner | None, Doors]:
+    """`attended` hands labels to cross-attention, as a sequence of one, instead of to the modulating vector."""
     width = READER[size].width
     parts: list[Conditioner] = []
     if classes:
-        parts.append(Labels(classes, width))
+        parts.append(Labels(classes, width, attended=attended))
     if text:
         parts.append(reader(size))
     if not parts:
         return None, Doors()
-    doors = Doors(vector=width * len(parts), context=width if text else None)
+    vectors = len(parts) - (attended and bool(classes))
+    doors = Doors(vector=width * vectors or None, context=width if text or (attended and classes) else None)
     return parts[0] if len(parts) == 1 else Several(*parts), doors
 
 

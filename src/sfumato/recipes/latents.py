@@ -65,19 +65,26 @@ def _grid(codec: Codec, recipe: str) -> Grid:
     return codec.space
 
 
+def _published(size: Size, classes: int | None, text: bool) -> int:
+    """Unasked, the published sizes are ImageNet's with its thousand classes; the others are unconditional."""
+    if classes is None:
+        return 1000 if size == "paper" and not text else 0
+    return classes
+
+
 @add("ldm", planner("diffusion"))
 def ldm(
     size: Size = "s",
     side: int | None = None,
     channels: int = 3,
-    classes: int = 0,
+    classes: int | None = None,
     text: bool = False,
     codec: str = "dae",
 ) -> System:
     """Latent diffusion: an autoencoder makes pictures small, a U-Net denoises there (arXiv:2112.10752)."""
     first = codec_of(codec, size, side, channels, "ldm")
     space = _grid(first, "ldm")
-    conditioner, doors = given(size, classes, text)
+    conditioner, doors = given(size, _published(size, classes, text), text, attended=True)
     net = unet(LATENT_UNET[size], space.channels, space.channels, doors)
     return System(first, Diffusion(space, net, path=scaled_linear(), target="v", levels=1000, steps=25), conditioner)
 
@@ -87,14 +94,14 @@ def dit(
     size: Size = "s",
     side: int | None = None,
     channels: int = 3,
-    classes: int = 0,
+    classes: int | None = None,
     text: bool = False,
     codec: str = "dae",
 ) -> System:
     """A diffusion transformer over latents, on straight paths (arXiv:2212.09748, arXiv:2401.08740)."""
     first = codec_of(codec, size, side, channels, "dit")
     space = _grid(first, "dit")
-    conditioner, doors = given(size, classes, text)
+    conditioner, doors = given(size, _published(size, classes, text), text)
     patch = 2 if size in ("m", "paper") else 1
     net = dit_net(DIT[size], space, space.channels, doors, patch)
     path = Rectified(logit_normal=(0.0, 1.0))

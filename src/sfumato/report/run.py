@@ -282,16 +282,17 @@ def _on_the_way(opened: Opened) -> str:
     grids = [p for p in folder.glob("*.png") if p.stem.isdecimal()] if folder.is_dir() else []
     grids.sort(key=lambda path: int(path.stem))
     kept = [grids[i * (len(grids) - 1) // max(1, min(GRIDS, len(grids)) - 1)] for i in range(min(GRIDS, len(grids)))]
-    figures = []
+    figures, wide = [], False
     for path in kept:
         with contextlib.suppress(SfumatoError):
             image, _ = decode(read(path), path.name, 3, "white")
+            wide |= image.width > 2 * image.height  # pictures above their reconstructions
             figures.append(page.figure([image], f"after step {int(path.stem):,}", f"samples after step {path.stem}"))
     told = page.paragraph(
         "What the model made while it learned, always from the same seeds. A stage called codec shows pictures above "
         "their reconstructions; a stage called prior shows draws."
     )
-    return page.section("On the way", told, page.sheet(figures, "rows")) if figures else ""
+    return page.section("On the way", told, page.sheet(figures, "rows" if wide else "pairs")) if figures else ""
 
 
 # ---- numbers ----

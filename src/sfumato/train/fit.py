@@ -36,7 +36,7 @@ from sfumato.core.errors import Diverged
 from sfumato.core.noise import Noise, derive
 from sfumato.recipes.plan import Plan
 from sfumato.train.optim import rate, set_rate
-from sfumato.train.parallel import agreed, averaged, quiet
+from sfumato.train.parallel import agreed, averaged, exchange, quiet
 from sfumato.train.shards import local, whole
 from sfumato.train.state import State
 
@@ -134,6 +134,8 @@ class Clock:
         """By minutes: whether the next step would end nearer beyond the budget than this one before it."""
         if self.budget is None:
             return self.state.step >= self.steps
+        if self.state.step == 0:  # never zero steps in silence
+            return False
         self.tick()
         return agreed(self.state.elapsed + self.per_step / 2, self.state.accelerator) >= self.budget
 
@@ -177,6 +179,8 @@ class _Step:
             for start, part in parts:
                 last = start + _rows(part) == self.rows
                 loss = self._part(part, start, player, progress, last, loss)
+            if loss is not None:
+                exchange(state.turn, parameters, state.accelerator)
             grads = [p.grad for p in parameters if p.grad is not None]
             self.losses.append(loss)
             self.norms.append(_norm(grads) if loss is not None and grads else None)

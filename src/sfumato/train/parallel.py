@@ -1,12 +1,16 @@
 """One process or many: the objective behind a module whose forward is its loss.
 
 Data parallelism works through hooks on that forward and its backward, so an objective, whose method is `loss`, stands
-behind `Turn`. Each process sees its own rows of the global batch and the gradients are averaged (Li et al. 2020,
+behind `Turn`. Each process sees its own rows of the global batch and the gradients are averaged (DDP: Li et al. 2020,
 arXiv:2006.15704); with `shard` the parameters are spread as well (FSDP2; Zhao et al. 2023, arXiv:2304.11277).
+
+DDP counts one backward pass for every forward pass, so it bears no player that sits a step out. With two players the
+gradients are therefore averaged by hand, in one message a player when its backward passes are done.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -16,7 +20,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, broadcast
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from sfumato.core.contracts import Batch, Objective, Terms
 from sfumato.core.errors import Misfit, UsageError
@@ -56,8 +60,13 @@ def spread(objective: Objective, accelerator: Accelerator, shard: bool) -> nn.Mo
     if not isinstance(objective, nn.Module):
         raise Misfit(f"{type(objective).__name__} is no nn.Module, so it has no weights to place and to save.")
     turn = Turn(objective)
-    if not shard:
+    if not shard and len(objective.players()) == 1:
         return accelerator.prepare_model(turn)
+    if not shard:
+        turn.to(accelerator.device)
+        if accelerator.num_processes > 1:  # as DDP does: all start from the main process's weights
+            broadcast([t.detach() for t in (*turn.parameters(), *turn.buffers()) if t.numel()])
+        return turn
     if accelerator.num_processes < 2:
         raise UsageError("Sharding spreads the weights over processes, and there is one. Start it with torchrun.")
     turn.to(accelerator.device)
@@ -75,6 +84,21 @@ def quiet(turn: nn.Module, accelerator: Accelerator, last: bool) -> AbstractCont
     if last or accelerator.num_processes == 1 or not isinstance(turn, nn.parallel.DistributedDataParallel):
         return nullcontext()
     return turn.no_sync()
+
+
+def exchange(turn: nn.Module, parameters: Sequence[nn.Parameter], accelerator: Accelerator) -> None:
+    """Averages one player's gradients over processes, where no hook has done so. A parameter that had a gradient in one
+    process has one in all; one that had none anywhere keeps none."""
+    if accelerator.num_processes == 1 or isinstance(turn, nn.parallel.DistributedDataParallel | FSDPModule):
+        return
+    used = torch.tensor([float(p.grad is not None) for p in parameters], device=accelerator.device)
+    share = [p for p, n in zip(parameters, accelerator.reduce(used, "sum").tolist()) if n]
+    for dtype in {p.dtype for p in share}:
+        members = [p for p in share if p.dtype == dtype]
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in members]
+        flat = accelerator.reduce(torch.cat([g.reshape(-1) for g in grads]), "mean")
+        for p, part in zip(members, flat.split([p.numel() for p in members])):
+            p.grad = part.view_as(p)
 
 
 def agreed(value: float, accelerator: Accelerator) -> float:

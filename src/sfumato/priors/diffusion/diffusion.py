@@ -185,13 +185,15 @@ class Diffusion(Prior):
         interval: tuple[float, float] | None = None,
         rescale: float = 0.0,
         start: Tensor | None = None,
+        rounds: int = 1,
     ) -> Iterator[State]:
         """Every state on the way from noise to data, for progress and previews (State.x is the picture so far).
 
         eta        ddim's noise, 0 to 1                      variance   ddpm's: "small" (β̃) or "large" (β)
         interval   the times within which to guide           rescale    φ of guidance.rescaled
         start      the noise to begin with, of unit variance, instead of a draw: from `invert`, or between two of them
-        known      is put back at each level with the noise the picture started from, and exactly at the end
+        known      is put back at each level, newly noised, and exactly at the end; `rounds` > 1 take each step so often
+                   that the rest agrees with it (solvers.hold)
         """
         grid = grid or self.grid or self.path.grid
         at = times(self.path, self.steps if steps is None else steps, grid, self.levels)
@@ -207,7 +209,7 @@ class Diffusion(Prior):
             value, mask = known
             first = level(self.path, at[0].expand(len(z)), z)
             z = torch.where(mask, first.alpha * value + first.sigma * eps, z)
-            step = hold(step, value, mask, eps)
+            step = hold(step, value, mask, rounds)
         yield from solve(step, self.path, denoise, z, at, draw)
 
     @torch.no_grad()
@@ -227,6 +229,7 @@ class Diffusion(Prior):
         interval: tuple[float, float] | None = None,
         rescale: float = 0.0,
         start: Tensor | None = None,
+        rounds: int = 1,
     ) -> Tensor:
         """The end of `trajectory`, which explains the options."""
         *_, last = self.trajectory(
@@ -243,6 +246,7 @@ class Diffusion(Prior):
             interval=interval,
             rescale=rescale,
             start=start,
+            rounds=rounds,
         )
         return last.z if known is None else torch.where(known[1], known[0], last.z)
 

@@ -27,6 +27,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sfumato.core.errors import UsageError
 from sfumato.core.registry import Registry
 from sfumato.core.tensors import against
 from sfumato.priors.diffusion.path import Level, Path, level
@@ -68,7 +69,8 @@ def log_variances(path: Path, t: Tensor, s: Tensor, z: Tensor) -> tuple[Tensor, 
     """(log β̃, log β) of the step from t to s. β̃ = 0 where s is data; there the next noisier step of the same length
     lends its own, as in Nichol & Dhariwal 2021."""
     at, to = level(path, t, z), level(path, s, z)
-    small, large = (to.sigma.square() * fade(at, to)).log(), (at.sigma.square() * fade(at, to)).log()
+    fading = fade(at, to)
+    small, large = (to.sigma.square() * fading).log(), (at.sigma.square() * fading).log()
     above = level(path, (2 * t - s).clamp(max=1.0), z)
     lent = (at.sigma.square() * fade(above, at)).log()
     return torch.where(to.sigma == 0, lent, small), large
@@ -152,13 +154,25 @@ def solve(step: Step, path: Path, denoise: Denoise, z: Tensor, times: Tensor, dr
         yield now
 
 
-def hold(step: Step, known: Tensor, mask: Tensor, eps: Tensor) -> Step:
-    """`step`, after which the entries under `mask` are put back to α_s known + σ_s ε: inpainting by replacement."""
+def hold(step: Step, known: Tensor, mask: Tensor, rounds: int = 1) -> Step:
+    """`step`, after which the entries under `mask` are put back to α_s known + σ_s n: inpainting by replacement.
+
+    One round lets the rest follow the known part only loosely. More (RePaint, Lugmayr et al. 2022, arXiv:2201.09865) put
+    the step's noise back, z_t = (α_t/α_s) z_s + √β n, and take it again, until the two agree.
+    """
+
+    if rounds < 1:
+        raise UsageError(f"Each step is taken at least once, not {rounds} times.")
 
     def held(path: Path, denoise: Denoise, now: State, s: Tensor, draw: Draw) -> State:
-        after = step(path, denoise, now, s, draw)
-        to = level(path, s, known)
-        return after._replace(z=torch.where(mask, to.alpha * known + to.sigma * eps, after.z))
+        at, to = level(path, now.t, known), level(path, s, known)
+        for left in range(rounds - 1, -1, -1):
+            after = step(path, denoise, now, s, draw)
+            after = after._replace(z=torch.where(mask, to.alpha * known + to.sigma * draw(), after.z))
+            if left:
+                back = at.alpha / to.alpha * after.z + at.sigma * fade(at, to).sqrt() * draw()
+                now = now._replace(z=back)
+        return after
 
     return held
 
@@ -179,7 +193,7 @@ def times(path: Path, steps: int, grid: str | None = None, levels: int | None = 
     fall together are taken once.
     """
     if steps < 1:
-        raise ValueError(f"Sampling takes at least one step, not {steps}.")
+        raise UsageError(f"Sampling takes at least one step, not {steps}.")
     grid = grid or path.grid
     if grid in ("uniform", "quadratic"):
         even = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
