@@ -157,7 +157,7 @@ def solve(step: Step, path: Path, denoise: Denoise, z: Tensor, times: Tensor, dr
 def hold(step: Step, known: Tensor, mask: Tensor, rounds: int = 1) -> Step:
     """`step`, after which the entries under `mask` are put back to α_s known + σ_s n: inpainting by replacement.
 
-    One round lets the rest follow the known part only loosely. More (RePaint, Lugmayr et al. 2022, arXiv:2201.09865) put
+    One round lets the rest follow the known part only loosely. More (RePaint, Lugmayr 2022, arXiv:2201.09865) put
     the step's noise back, z_t = (α_t/α_s) z_s + √β n, and take it again, until the two agree.
     """
 
