@@ -24,17 +24,18 @@ __all__ = ["Cascade", "System", "__version__", "build", "load", "train"]
 _WHERE = {
     "build": "sfumato.recipes",
     "load": "sfumato.checkpoint.hub",
-    "train": "sfumato.train.run",
     "System": "sfumato.systems",
     "Cascade": "sfumato.systems",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
+    if name == "train":
+        return importlib.import_module("sfumato.train")  # a room that can be called
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     importlib.import_module("sfumato.checkpoint.hub")  # gives System and Cascade their ways to disk and to the hub
     return getattr(importlib.import_module(_WHERE[name]), name)
 

@@ -1,6 +1,8 @@
 """`import sfumato`: the few names at the door, and the ways of a model to disk and to the hub."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -26,6 +28,22 @@ def test_the_face_has_the_names_of_the_interface():
         assert name in dir(sfumato)
     with pytest.raises(AttributeError, match="nothing"):
         sfumato.nothing  # noqa: B018
+
+
+def test_train_is_a_verb_and_a_room_whoever_is_imported_first(tmp_path):
+    """Importing anything below sfumato.train binds the package to the verb's name; both must go on working."""
+    code = (
+        "import sfumato\n"
+        "first = sfumato.train\n"
+        "import sfumato.train.optim\n"
+        "assert sfumato.train.optim and first is sfumato.train\n"
+        "run = sfumato.train('ddpm', 'digits', out='run', size='xs', side=8, steps=1, batch=2, quiet=True)\n"
+        "again = sfumato.train('ddpm', 'digits', out='again', size='xs', side=8, steps=1, batch=2, quiet=True)\n"
+        "assert (run.steps, again.steps) == (1, 1)\n"
+        "assert sfumato.load('run').sample(1, steps=1).shape == (1, 1, 8, 8)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_system_comes_back_from_its_folder(system, tmp_path):

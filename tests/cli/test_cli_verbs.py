@@ -1,9 +1,11 @@
 """Every verb as a user meets it: a process, its exit code, what it prints and what it writes."""
 
 import json
+import shlex
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +15,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from sfumato.cli import main
+from sfumato.cli.parser import Parser
 from sfumato.cli.verbs import VERBS
 from sfumato.core.errors import Diverged, WeightsError
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def here(capsys, *words):
@@ -375,3 +380,34 @@ def test_the_module_is_the_command(tmp_path):
     done = sfumato("--version")
     assert (done.returncode, done.stdout.split()[0]) == (0, "sfumato")
     assert sfumato().returncode == 2
+
+
+# ---- the pages ----
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_a_page_that_names_its_options(verb):
+    page = (DOCS / "verbs" / f"{verb}.md").read_text()
+    parser = Parser(VERBS[verb])
+    VERBS[verb].options(parser, [])
+    flags = {action.option_strings[-1] for action in parser._actions if action.option_strings}
+    short = {"--number": "-n"}
+    missing = [flag for flag in flags - {"--help", "--debug"} if short.get(flag, flag) not in page]
+    assert missing == []
+    assert f"verbs/{verb}.md" in (DOCS / "index.md").read_text()
+
+
+def commands():
+    """Every `sfumato …` line of a page's code blocks."""
+    for path in sorted([*(DOCS / "verbs").glob("*.md"), DOCS / "index.md"]):
+        for line in path.read_text().splitlines():
+            if line.startswith("sfumato "):
+                yield line.split("#")[0].strip()
+
+
+@pytest.mark.parametrize("line", commands())
+def test_every_command_of_the_pages_can_be_parsed(line):
+    verb, *words = shlex.split(line)[1:]
+    parser = Parser(VERBS[verb])
+    VERBS[verb].options(parser, words)
+    parser.parse(words)

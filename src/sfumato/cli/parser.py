@@ -46,8 +46,8 @@ class Parser(ArgumentParser):
     def add_json(self) -> None:
         self.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
 
-    def add_seed(self) -> None:
-        self.add_argument("--seed", type=int, default=0, help="of the first picture; the next has the next")
+    def add_seed(self, what: str = "of the first picture; the next has the next") -> None:
+        self.add_argument("--seed", type=int, default=0, help=what)
 
     def add_device(self) -> None:
         self.add_argument("--device", type=str | None, default=None, help="cpu, cuda or mps; the best if not given")
@@ -110,6 +110,13 @@ class Parser(ArgumentParser):
 class _Formatter(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str, **options: Any):
         super().__init__(prog, **{**options, "max_help_position": 30, "width": 110})
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        """The help, and the default where there is one to speak of."""
+        said = action.help or ""
+        if action.default in (None, False, argparse.SUPPRESS) or not action.option_strings:
+            return said
+        return f"{said} (default: %(default)s)"
 
 
 def _plain(text: str) -> str:

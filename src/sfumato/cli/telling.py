@@ -183,7 +183,7 @@ def data(args: Namespace) -> None:
 def _score_options(parser: Parser, words: Words) -> None:
     parser.add_argument("run", type=str, help="a run folder, or hub:owner/name")
     parser.add_argument("data", type=str, help="the set to compare with")
-    parser.add_argument("--metrics", type=str, nargs="+", default=None, help="names of `list metrics`; what applies")
+    parser.add_argument("--metrics", type=str, nargs="+", default=None, help="of `list metrics`; all that apply if not")
     parser.add_argument("-n", "--number", type=int, default=2500, help="pictures; distances are biased below 10,000")
     parser.add_argument("--features", type=str, default="auto", help="the network in which pictures are compared")
     parser.add_argument("--split", type=str, default="train", help="the part of the set to compare with")

@@ -32,7 +32,7 @@ def _train_options(parser: Parser, words: Words) -> None:
     )
     parser.add_argument("--precision", type=Literal["fp32", "bf16", "fp16"], default="fp32", help="of the arithmetic")
     parser.add_argument("--score", type=int, default=SCORED, help="pictures for the scores at the end; 0: no scores")
-    parser.add_seed()
+    parser.add_seed("of the whole training: first weights, order of the data, noise")
     parser.add_json()
     name = recipe_named(words, RECIPES)
     if name is not None:

@@ -119,6 +119,11 @@ def figure(images: Sequence[Image.Image], caption: str, alt: str) -> str:
     return f"<figure>{tags}<figcaption>{text(caption)}</figcaption></figure>"
 
 
+def drawing(svg: str, caption: str = "") -> str:
+    """A chart, which is HTML already; a caption only where its legend does not say it all."""
+    return f"<figure>{svg}{f'<figcaption>{text(caption)}</figcaption>' if caption else ''}</figure>"
+
+
 def sheet(figures: Iterable[str], kind: str = "sheet") -> str:
     inside = "".join(figures)
     return f'<div class="{kind}">{inside}</div>' if inside else ""

@@ -310,13 +310,13 @@ def _curves(opened: Opened) -> str:
             for name in names:
                 terms[name] = [point(a, a["terms"][name]) for a in own if a.get("terms", {}).get(name) is not None]
         figures = [("Loss and its terms", chart(terms, f"loss of the stage {stage}"))]
-        rates = {"rate": [point(line, line["rate"]) for line in own if line.get("rate") is not None]}
-        figures.append(("Learning rate", chart(rates, f"learning rate of the stage {stage}")))
+        rates = {"learning rate": [point(line, line["rate"]) for line in own if line.get("rate") is not None]}
+        figures.append(("", chart(rates, f"learning rate of the stage {stage}")))
         said = dict.fromkeys(name for line in own for name in line.get("diagnostics", {}))
         for name in said:
             values = [point(a, a["diagnostics"][name]) for a in own if a.get("diagnostics", {}).get(name) is not None]
-            figures.append((name, chart({name: values}, f"{name} of the stage {stage}")))
-        drawn = [f"<figure>{svg}<figcaption>{page.text(title)}</figcaption></figure>" for title, svg in figures if svg]
+            figures.append(("", chart({name: values}, f"{name} of the stage {stage}")))
+        drawn = [page.drawing(svg, title) for title, svg in figures if svg]
         parts.append(f"<h3>Stage {page.text(stage)}</h3>" + page.sheet(drawn, "curves"))
     told = page.paragraph(
         "The horizontal axis counts steps over all stages. Faint lines are the logged values, bold ones their running "
