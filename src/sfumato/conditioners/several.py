@@ -27,22 +27,26 @@ class Several(Conditioner):
 
     def forward(self, given: Given, noise: Noise | None = None) -> Condition:
         rows = next(len(given[key]) for key in (*self.keys, "image") if given.get(key) is not None)
-        condition = _join([part(given) if _heard(part, given) else part.null(rows) for part in self.parts])  # type: ignore[operator]
+        parts = self._all()
+        condition = _join([part(given) if _heard(part, given) else part.null(rows) for part in parts])
         if noise is None:
             return condition
         return choose(noise.uniform() >= self.drop, condition, self.null(condition.rows))
 
     def null(self, rows: int) -> Condition:
-        return _join([part.null(rows) for part in self.parts])  # type: ignore[operator]
+        return _join([part.null(rows) for part in self._all()])
 
     def prepare(self, batches: Batches) -> None:
-        for part in self.parts:
-            part.prepare(batches)  # type: ignore[operator]
+        for part in self._all():
+            part.prepare(batches)
+
+    def _all(self) -> list[Conditioner]:
+        return list(self.parts)  # type: ignore[arg-type]  # a ModuleList has forgotten the kind of its modules
 
 
-def _heard(part: torch.nn.Module, given: Given) -> bool:
+def _heard(part: Conditioner, given: Given) -> bool:
     """A picture is given by itself, or spoiled from the image in training."""
-    return any(given.get(key) is not None for key in part.keys) or ("picture" in part.keys and "image" in given)  # type: ignore[operator]
+    return any(given.get(key) is not None for key in part.keys) or ("picture" in part.keys and "image" in given)
 
 
 def _join(conditions: list[Condition]) -> Condition:

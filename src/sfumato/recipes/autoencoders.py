@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
+
 from sfumato.codecs.autoencoder import AutoEncoder, Start
 from sfumato.codecs.bottlenecks import Bottleneck, Finite, Gaussian, Gumbel, Open
 from sfumato.codecs.codebook import Codebook
@@ -66,9 +68,14 @@ def autoencoder(
         data,
         layout=(side // factor, side // factor),
         channels=(inward, width),
-        last=lambda decoder: decoder.last,  # type: ignore[return-value]
+        last=_last,
         **parts,
     )
+
+
+def _last(decoder: nn.Module) -> nn.Parameter:
+    assert isinstance(decoder, Decoder)
+    return decoder.last  # type: ignore[return-value]  # a property of a Module counts as a Tensor
 
 
 @add("ae", planner("codec"))

@@ -7,6 +7,7 @@ JSON {"name": …, "dials": …}, as recipe.json keeps it when the codec came fr
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from sfumato.core.contracts import Codec
 from sfumato.core.errors import Misfit, UsageError
@@ -23,12 +24,12 @@ from sfumato.systems import System
 
 # How a codec serves a second stage when only its name is given: 32 × 32 pixels become 8 × 8 positions, except where a
 # published model says otherwise.
-SERVES = {
+SERVES: dict[str, dict[str, Any]] = {
     "ae": {"factor": 4, "depth": 8},
     "dae": {"factor": 4, "depth": 8},
     "vae": {"factor": 4, "depth": 8, "beta": 1e-3},
 }
-PAPER = {
+PAPER: dict[str, dict[str, Any]] = {
     "ldm": {"factor": 4, "depth": 3},  # latent-diffusion cin256-v2: f = 4, three channels
     "dit": {"factor": 8, "depth": 4},  # DiT's Stable Diffusion autoencoder
 }
@@ -48,7 +49,8 @@ def codec_of(spec: str, size: Size, side: int | None, channels: int, paper: str 
             if value is not None and dials.get(key) not in (None, value):
                 raise UsageError(f"The codec was trained with --{key} {dials[key]}, but {value} is asked for here.")
     else:
-        name, dials = spec, {"size": size, "side": side, "channels": channels}
+        name = spec
+        dials = {"size": size, "side": side, "channels": channels}
         dials |= PAPER[paper] if size == "paper" and paper and spec in SERVES else SERVES.get(spec, {})
     system = build(name, **dials)
     if not isinstance(system, System) or not system.codec.learned:

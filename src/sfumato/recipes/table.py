@@ -12,7 +12,7 @@ import types
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from sfumato.core.errors import UsageError
 from sfumato.core.registry import Registry, nearest
@@ -99,10 +99,13 @@ class Recipe:
 RECIPES: Registry[Recipe] = Registry("recipe")
 
 
-def add(name: str, planner: Planner) -> Callable[[Callable[..., Built]], Callable[..., Built]]:
+F = TypeVar("F", bound=Callable[..., Built])
+
+
+def add(name: str, planner: Planner) -> Callable[[F], F]:
     """Decorator: the function under it becomes the recipe `name`."""
 
-    def register(function: Callable[..., Built]) -> Callable[..., Built]:
+    def register(function: F) -> F:
         recipe = Recipe(name, function, planner)
         if len(recipe.dials) > MOST_DIALS:
             raise ValueError(f"The recipe {name!r} has {len(recipe.dials)} dials; {MOST_DIALS} are enough.")
