@@ -13,11 +13,13 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from sfumato import recipes
@@ -33,6 +35,7 @@ from sfumato.checkpoint import (
     write_json,
 )
 from sfumato.checkpoint import steps as saved_steps
+from sfumato.checkpoint.disk import check_schema
 from sfumato.core.errors import DataError, UsageError, WeightsError
 from sfumato.core.noise import derive
 from sfumato.core.registry import nearest
@@ -40,6 +43,7 @@ from sfumato.core.space import Grid
 from sfumato.data import Source, open_data
 from sfumato.train.fit import seeded
 from sfumato.train.log import rewind
+from sfumato.train.parallel import accelerator_for
 from sfumato.train.stages import Stages
 from sfumato.train.stop import Stop
 
@@ -110,8 +114,9 @@ def train(
         if number is not None and number <= 0:
             raise UsageError(f"{name} must be positive, not {number}.")
     run, dials = Path(out), _spoken(recipe, dials, size, side)
-    with lock(run):
-        if (run / "train.json").exists():
+    accelerator = accelerator_for(precision)
+    with _sole(run, accelerator):
+        if accelerator.is_main_process and (run / "train.json").exists():
             raise UsageError(f"{run} holds a run already. Go on by `sfumato resume {run}`, or choose another folder.")
         source = _open(recipe, data, dials)
         request = Request(
@@ -132,10 +137,12 @@ def train(
         )
         system = _build(request)
         _take_given(system, request)
-        write_json(run / "recipe.json", recipe_record(system.recipe))
-        write_json(run / "data.json", {"fingerprint": source.fingerprint, "classes": source.labels, **source.report})
-        write_json(run / "train.json", {"schema": SCHEMA, **asdict(request)})
-        return _go(run, request, system, source, None, quiet)
+        if accelerator.is_main_process:
+            about = {"fingerprint": source.fingerprint, "classes": source.labels, **source.report}
+            write_json(run / "recipe.json", recipe_record(system.recipe))
+            write_json(run / "data.json", about)
+            write_json(run / "train.json", {"schema": SCHEMA, **asdict(request)})
+        return _go(run, request, system, source, None, accelerator, quiet)
 
 
 def resume(out: str | Path, *, quiet: bool = False) -> Run:
@@ -143,12 +150,15 @@ def resume(out: str | Path, *, quiet: bool = False) -> Run:
     run = Path(out)
     if not (run / "train.json").exists():
         raise UsageError(f"{run} holds no run: there is no train.json in it.")
-    with lock(run):
-        recover(run)
-        record = read_json(run / "train.json")
-        if record.pop("schema", 0) > SCHEMA:
-            raise WeightsError(f"{run / 'train.json'} is from a newer sfumato than this one. Upgrade to go on with it.")
-        request = Request(**record)
+    record = read_json(run / "train.json")
+    check_schema(record, run / "train.json", SCHEMA)
+    del record["schema"]
+    request = Request(**record)
+    accelerator = accelerator_for(request.precision)
+    with _sole(run, accelerator):
+        if accelerator.is_main_process:
+            recover(run)
+        accelerator.wait_for_everyone()
         folder = latest(run)
         if folder is None and saved_steps(run):
             raise WeightsError(f"No checkpoint in {run / 'checkpoints'} verifies, so there is nothing to go on from.")
@@ -161,7 +171,12 @@ def resume(out: str | Path, *, quiet: bool = False) -> Run:
         state = None if folder is None else load_state(folder)
         if state is None:
             _take_given(system, request)
-        return _go(run, request, system, source, state, quiet)
+        return _go(run, request, system, source, state, accelerator, quiet)
+
+
+def _sole(run: Path, accelerator: Accelerator) -> AbstractContextManager[None]:
+    """The lock of the run folder, held by the main process for all."""
+    return lock(run) if accelerator.is_main_process else nullcontext()
 
 
 def _spoken(recipe: str, dials: Mapping[str, Any], size: str, side: int | None) -> dict[str, Any]:
@@ -235,12 +250,15 @@ def _fill(mine: nn.Module, theirs: nn.Module, what: str, whence: str) -> None:
     mine.load_state_dict(other)
 
 
-def _go(run: Path, request: Request, system: Any, source: Source, state: Any, quiet: bool) -> Run:
+def _go(
+    run: Path, request: Request, system: Any, source: Source, state: Any, accelerator: Accelerator, quiet: bool
+) -> Run:
     with Stop() as stop:
-        stages = Stages(run, request, system, source, stop, quiet)
+        stages = Stages(run, request, system, source, stop, accelerator, quiet)
         if state is not None:
             stages.restore(*state)
-            rewind(run, stages.offset + stages.stage_step)
+            if accelerator.is_main_process:
+                rewind(run, stages.offset + stages.stage_step)
         stages.go()
     return Run(run, stages.offset, stages.loss, stages.spent)
 

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from sfumato.checkpoint import hash_tensors, latest, load_state, save_model, save_state, write_file
 from sfumato.core.contracts import Batch, Objective
-from sfumato.core.errors import Diverged
+from sfumato.core.errors import Diverged, WeightsError
 from sfumato.core.noise import derive
 from sfumato.data import Batches, Source, once
 from sfumato.data.latents import cached_latents
@@ -29,7 +30,7 @@ from sfumato.systems import System
 from sfumato.train.fit import Numbered, Step, fit, seeded
 from sfumato.train.grid import png, tile
 from sfumato.train.log import Log
-from sfumato.train.parallel import accelerator_for, agreed
+from sfumato.train.parallel import agreed
 from sfumato.train.state import State
 from sfumato.train.stop import Stop
 
@@ -44,17 +45,19 @@ CLOSING = 0.02  # the part of a stage's minutes kept for what comes after its la
 
 
 class Stages:
-    def __init__(self, run: Path, request: Request, system: Any, source: Source, stop: Stop, quiet: bool):
-        self.run, self.request, self.system, self.source, self.stop, self.quiet = (
-            run,
-            request,
-            system,
-            source,
-            stop,
-            quiet,
-        )
-        self.accelerator = accelerator_for(request.precision)
-        self.main = self.accelerator.is_main_process
+    def __init__(
+        self,
+        run: Path,
+        request: Request,
+        system: Any,
+        source: Source,
+        stop: Stop,
+        accelerator: Accelerator,
+        quiet: bool,
+    ):
+        self.run, self.request, self.system = run, request, system
+        self.source, self.stop, self.quiet = source, stop, quiet
+        self.accelerator, self.main = accelerator, accelerator.is_main_process
         system.to(self.accelerator.device)
         self.finished: list[str] = list(request.given or {})
         self.offset = 0  # steps of finished stages
@@ -73,14 +76,16 @@ class Stages:
 
     def restore(self, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
         """Goes on from a checkpoint: the system's weights now, the rest when the stage is there to take it."""
-        weights = {n.removeprefix("weights/"): t for n, t in tensors.items() if n.startswith("weights/")}
-        own = {name: value for name, value in weights.items() if not name.startswith("objective.")}
-        missing = self.system.load_state_dict(own, strict=False).missing_keys
-        shared = {id(value) for name, value in self.system.state_dict(keep_vars=True).items() if name not in missing}
-        lost = [
-            n for n, value in self.system.state_dict(keep_vars=True).items() if n in missing and id(value) not in shared
-        ]
-        assert not lost, f"a verified checkpoint of this recipe lacks {lost[:3]}"
+        own = self.system.state_dict(keep_vars=True)
+        saved = {n.removeprefix("weights/"): t for n, t in tensors.items() if n.startswith("weights/")}
+        found = {id(own[name]) for name in saved if name in own}  # a shared tensor is saved under its first name
+        lost = [n for n, t in own.items() if id(t) not in found or (n in saved and saved[n].shape != t.shape)]
+        if lost:
+            raise WeightsError(
+                f"The checkpoint does not fit the recipe {self.request.recipe!r} as this sfumato builds it: "
+                f"{', '.join(lost[:3])} … Go on with the version that began the run; recipe.json names it."
+            )
+        self.system.load_state_dict({name: saved[name] for name in own if name in saved}, strict=False)
         self.finished, self.offset, self.before = list(record["finished"]), record["offset"], record["spent"]
         self.begun, self.loss = time.monotonic(), record["loss"]
         if record["stage"] is not None:
