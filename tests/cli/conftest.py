@@ -1,23 +1,7 @@
 """One tiny run, trained by the command line itself, that every test of verbs looks at."""
 
-import os
-import subprocess
-import sys
-
 import pytest
-
-
-def sfumato(*words, cwd=None, **environment):
-    """A real process; the tests of verbs never call functions of ours."""
-    return subprocess.run(
-        [sys.executable, "-m", "sfumato", *map(str, words)],
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+from cli_process import sfumato
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import sfumato
+from cli_process import sfumato
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -100,6 +100,13 @@ def test_wrong_words_exit_2_with_the_nearest(words, answer, capsys, tmp_path, mo
     assert len(err.strip().splitlines()) <= 2
 
 
+def test_conditions_may_be_said_at_once_or_one_by_one():
+    parser = Parser(VERBS["sample"])
+    VERBS["sample"].options(parser, [])
+    parsed = parser.parse(["run", "--text", "a: b", "--text", "null", "1", "--label", "2"])
+    assert (parsed.text, parsed.label) == (["a: b", "null", "1"], ["2"])
+
+
 def test_bad_data_exit_3(capsys, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").write_text("no picture")
@@ -141,6 +148,7 @@ def test_an_orderly_stop_exits_143(tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143
     assert "Traceback" not in err
+    assert "sfumato resume" in err
     assert any((tmp_path / "run" / "checkpoints").iterdir())
 
 

@@ -34,8 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader left, as `head` does; point stdout elsewhere so that Python's exit stays quiet
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
-    except SystemExit as asked:  # --help
-        return asked.code if isinstance(asked.code, int) else 0
+    except SystemExit as asked:  # --help, or a training that was asked to stop
+        code = asked.code if isinstance(asked.code, int) else 0
+        if code > 128:
+            note("Stopped, and saved: `sfumato resume` goes on from here.")
+        return code
     except Exception as error:
         if debug:
             traceback.print_exc()

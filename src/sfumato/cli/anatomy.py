@@ -5,6 +5,8 @@ compute      multiply-adds × 2 of one picture through the encoder, the decoder 
              matrix products, convolutions and attention; a sampler calls the prior once or more for each of its steps
 memory       sampling: the weights, 4 bytes a parameter. Training: weights, gradient, two Adam moments and the average,
              20 bytes a trained parameter, and for each picture of the batch what the backward pass keeps
+
+Attention is counted as if its matrix of positions by positions were kept, which fused kernels avoid.
 """
 
 from __future__ import annotations

@@ -21,8 +21,12 @@ def _run(parser: Parser) -> None:
 
 
 def _condition(parser: Parser) -> None:
-    parser.add_argument("--text", type=str, nargs="+", default=None, metavar="T", help="captions, taken in turn")
-    parser.add_argument("--label", type=str, nargs="+", default=None, metavar="L", help="classes by name or number")
+    parser.add_argument(
+        "--text", type=str, nargs="+", action="extend", default=None, metavar="T", help="captions, taken in turn"
+    )
+    parser.add_argument(
+        "--label", type=str, nargs="+", action="extend", default=None, metavar="L", help="classes by name or number"
+    )
 
 
 def _sampler(parser: Parser) -> None:

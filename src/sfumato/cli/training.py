@@ -10,6 +10,7 @@ from jsonargparse import Namespace
 
 from sfumato.cli.console import note, progress, say_json
 from sfumato.cli.parser import Parser, Verb, Words, recipe_named
+from sfumato.cli.runs import best_device
 from sfumato.core.errors import SfumatoError, UsageError
 
 OWN = ("size", "side")  # dials that `train` takes by itself, so that every recipe has them at one place
@@ -92,11 +93,11 @@ def _conclude(run: Any, scored: int, as_json: bool) -> None:
     """Scores and the report. A training that succeeded is not called a failure for what comes after it."""
     if int(os.environ.get("RANK", "0")):  # one process of several speaks
         return
-    path = Path(run.path)
+    path, device = Path(run.path), best_device(None)
     scores: dict[str, float] = {}
     if scored:
         try:
-            scores = _score(path, scored)
+            scores = _score(path, scored, device)
         except SfumatoError as error:
             note(f"warning: the run could not be scored: {error}")
     place = None
@@ -104,7 +105,7 @@ def _conclude(run: Any, scored: int, as_json: bool) -> None:
         from sfumato.report.run import write_report
 
         with progress("Drawing the report") as watch:
-            place = str(write_report(path, watch=watch))
+            place = str(write_report(path, device=device, watch=watch))
     except SfumatoError as error:
         note(f"warning: the report could not be written: {error}")
     if as_json:
@@ -119,13 +120,13 @@ def _conclude(run: Any, scored: int, as_json: bool) -> None:
         note(f"Open {place}, or draw: sfumato sample {path} -n 16 --out samples.png")
 
 
-def _score(path: Path, scored: int) -> dict[str, float]:
-    """Against the data of the training itself; writes RUN/scores.json unless a finished run was scored before."""
+def _score(path: Path, scored: int, device: Any) -> dict[str, float]:
+    """Against the data of the training itself; writes RUN/scores.json."""
     from sfumato.checkpoint import write_json
     from sfumato.metrics import evaluate
     from sfumato.report.run import Opened
 
-    opened = Opened(path)
+    opened = Opened(path, device)
     with progress("Scoring") as watch:
         found = evaluate(opened.system, opened.source, n=scored, progress=lambda what, done, total: watch(done, total))
     write_json(path / "scores.json", found)
