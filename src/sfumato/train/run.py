@@ -14,7 +14,7 @@ import itertools
 import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,33 +44,12 @@ from sfumato.data import Source, open_data
 from sfumato.train.fit import seeded
 from sfumato.train.log import rewind
 from sfumato.train.parallel import accelerator_for
+from sfumato.train.request import SCHEMA, Request
 from sfumato.train.stages import Stages
 from sfumato.train.stop import Stop
 
-SCHEMA = 1  # of train.json
 GREY = {"1", "L", "I;16", "I;16L", "I;16B", "I;16N"}  # Pillow's modes without colour
 log = logging.getLogger("sfumato")
-
-
-@dataclass(frozen=True)
-class Request:
-    """What was asked for, as train.json keeps it. `sample_every` and `save_every` count steps; None: by progress, and
-    every ten minutes; 0: never before the end."""
-
-    recipe: str
-    data: str
-    dials: dict[str, Any]
-    size: str = "s"
-    side: int | None = None
-    channels: int = 3
-    steps: int | None = None
-    minutes: float | None = None
-    batch: int | None = None
-    seed: int = 0
-    precision: str = "fp32"
-    given: dict[str, str] | None = None  # stage → the run that it is taken from
-    sample_every: int | None = None
-    save_every: int | None = None
 
 
 @dataclass(frozen=True)
@@ -261,9 +240,3 @@ def _go(
                 rewind(run, stages.offset + stages.stage_step)
         stages.go()
     return Run(run, stages.offset, stages.loss, stages.spent)
-
-
-def plan_for(request: Request, stage: str) -> recipes.Plan:
-    """The recipe's plan of a stage, with what the request says instead."""
-    plan = recipes.plan(request.recipe, stage, request.size)
-    return replace(plan, steps=request.steps or plan.steps, batch=request.batch or plan.batch)

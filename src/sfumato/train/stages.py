@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -31,11 +31,9 @@ from sfumato.train.fit import Numbered, Step, fit, seeded
 from sfumato.train.grid import png, tile
 from sfumato.train.log import Log
 from sfumato.train.parallel import agreed
+from sfumato.train.request import Request, plan_for
 from sfumato.train.state import State
 from sfumato.train.stop import Stop
-
-if TYPE_CHECKING:
-    from sfumato.train.run import Request
 
 log = logging.getLogger("sfumato")
 SAVE_SECONDS = 600.0  # between two checkpoints, where no number of steps is given
@@ -111,8 +109,6 @@ class _Stage:
     """One stage: prepare, fit, finish."""
 
     def __init__(self, stages: Stages, name: str, objective: Objective):
-        from sfumato.train.run import plan_for
-
         self.all, self.name, self.objective = stages, name, objective
         self.plan: Plan = plan_for(stages.request, name)
         self.seed = derive(stages.request.seed, name)
