@@ -10,10 +10,13 @@ import json
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+LIBRARY = Path(__file__).parents[1]
 EVERY = 10.0  # seconds between two lines of progress when piped
 
 
@@ -83,12 +86,21 @@ class _Stderr(logging.Handler):
 
 
 def listen(debug: bool) -> None:
-    """Shows what the library logs."""
+    """Shows what the library logs, and its warnings in a line each; those of others are for whoever debugs."""
     log = logging.getLogger("sfumato")
     if not any(isinstance(handler, _Stderr) for handler in log.handlers):
         log.addHandler(_Stderr())
     log.setLevel(logging.DEBUG if debug else logging.INFO)
     log.propagate = False
+    plain = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
+        if debug:
+            plain(message, category, filename, *rest)
+        elif Path(filename).is_relative_to(LIBRARY):
+            note(f"warning: {message}")
+
+    warnings.showwarning = show
 
 
 def count(number: float) -> str:
