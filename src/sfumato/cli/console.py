@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 LIBRARY = Path(__file__).parents[1]
 EVERY = 10.0  # seconds between two lines of progress when piped
@@ -94,9 +94,16 @@ def listen(debug: bool) -> None:
     log.propagate = False
     plain = warnings.showwarning
 
-    def show(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
         if debug:
-            plain(message, category, filename, *rest)
+            plain(message, category, filename, lineno, file, line)
         elif Path(filename).is_relative_to(LIBRARY):
             note(f"warning: {message}")
 
