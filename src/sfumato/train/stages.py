@@ -18,15 +18,16 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.nn import functional as F
 
 from sfumato.checkpoint import hash_tensors, latest, load_state, save_model, save_state, write_file
 from sfumato.core.contracts import Batch, Objective
-from sfumato.core.errors import Diverged, WeightsError
+from sfumato.core.errors import Diverged, SfumatoError, WeightsError
 from sfumato.core.noise import derive
 from sfumato.data import Batches, Source, once
 from sfumato.data.latents import cached_latents
 from sfumato.recipes import Plan
-from sfumato.systems import System
+from sfumato.systems import Cascade, System
 from sfumato.train.fit import Numbered, Step, fit, seeded
 from sfumato.train.grid import png, tile
 from sfumato.train.log import Log
@@ -317,21 +318,41 @@ class _Stage:
         training = system.training
         system.eval()
         step = self.all.offset + (0 if self.name in self.all.finished else self.state.step)
-        with torch.no_grad(), seeded(derive(self.seed, "grid"), self.all.accelerator.device):
-            sheet = self._sheet(system)
+        sheet = None
+        try:
+            with torch.no_grad(), seeded(derive(self.seed, "grid"), self.all.accelerator.device):
+                sheet = self._sheet(system)
+        except SfumatoError as error:  # a picture less is no reason to end a training
+            log.warning("No sample grid at step %d: %s", step, error)
         system.train(training)
         if sheet is not None:
             about = {"run": self.all.run.name, "stage": self.name, "step": step}
             write_file(self.all.run / "samples" / f"{step}.png", png(sheet, about))
 
     def _sheet(self, system: Any) -> Tensor | None:
+        system = self._drawer(system)
         batch = self.all.source.batch(range(min(GRID, len(self.all.source))))
         if self.name.endswith("codec") and hasattr(system, "reconstruct"):
             images = batch["image"][: GRID // 2].to(self.all.accelerator.device)
+            side = tuple(system.codec.data.shape[-2:])
+            images = images if images.shape[-2:] == side else F.interpolate(images, side, mode="area")
             return tile(torch.cat([images, system.reconstruct(images)]), len(images))
         if self.name.endswith("prior") and hasattr(system, "sample"):
-            keys = getattr(getattr(system, "conditioner", None), "keys", ())
+            parts = system.systems.values() if isinstance(system, Cascade) else [system]
+            asked = {key for part in parts for key in getattr(getattr(part, "conditioner", None), "keys", ())}
+            keys = asked - {"picture"}  # which a cascade draws for itself
             given = {key: batch[key] for key in keys if key in batch}
             n = len(next(iter(given.values()))) if given else GRID
             return tile(system.sample(n, given if len(given) == len(keys) else None, seeds=range(n)))
         return None
+
+    def _drawer(self, system: Any) -> Any:
+        """What can draw while this stage learns. In a cascade a codec and the first system can do so alone, the last
+        one on top of those before it; one in the middle has neither a picture to start from nor one to end with."""
+        part, dot, stage = self.name.rpartition(".")
+        if not dot or not isinstance(system, Cascade):
+            return system
+        names = list(system.systems)
+        if stage == "codec" or part == names[0]:
+            return system.systems[part]
+        return system if part == names[-1] else None
