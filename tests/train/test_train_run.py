@@ -226,6 +226,7 @@ def test_a7_a_second_signal_ends_at_once_with_a_valid_checkpoint(tmp_path, data,
     run = tmp_path / "run"
     process = spawn(run, data, 5.0)  # a step takes five seconds, so the first signal waits for its end
     wait_for(run, 1, process)
+    time.sleep(1)  # well inside the second step
     process.send_signal(signal.SIGTERM)
     time.sleep(0.3)
     assert process.poll() is None, "the first signal did not wait for the step"
