@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ from jsonargparse import Namespace
 from sfumato.cli.console import bytes_, count, note, progress, say, say_json, table
 from sfumato.cli.parser import Parser, Verb, Words, recipe_named
 from sfumato.cli.runs import open_run, record
-from sfumato.core.errors import UsageError
+from sfumato.core.errors import UnknownName, UsageError
 
 TOPICS = ("recipes", "data", "metrics")
 ABOUT_DATA = ("name", "images", "captions", "side", "channels", "fingerprint")
+JUDGE_STEPS = 600  # of training the classifier behind the score "accuracy"; about a minute on a CPU
 SHOWN = 20  # skipped files that are named on a terminal; --json names all
 
 # ---- list ----
@@ -210,6 +212,9 @@ def score(args: Namespace) -> None:
     source = open_data(args.data, side=side, channels=channels, split=args.split)
     options: dict[str, Any] = {} if args.guidance == 1.0 else {"guidance": args.guidance}
     options |= {} if args.steps is None else {"steps": args.steps}
+    part = lambda split: open_data(args.data, side=side, channels=channels, split=split)
+    judge = _judge(part("train"), system.device, args.seed) if "accuracy" in names else None
+    gallery = _all_of(part) if "retrieval" in names else None
     with progress("Scoring") as watch:
         found = evaluate(
             system,
@@ -220,6 +225,8 @@ def score(args: Namespace) -> None:
             features=args.features,
             batch=args.batch,
             options=options,
+            judge=judge,
+            gallery=gallery,
             progress=lambda what, done, total: watch(done, total),
         )
     own = Path(args.run) / "scores.json"
@@ -232,6 +239,24 @@ def score(args: Namespace) -> None:
     _show_scores(found)
     if place is not None:
         note(f"Wrote {place}.")
+
+
+def _all_of(part: Callable[[str], Any]) -> Any:
+    """Every picture of the set, where a generated one is looked up; None where the set has no parts."""
+    try:
+        return part("all")
+    except UnknownName:
+        return None
+
+
+def _judge(source: Any, device: Any, seed: int) -> Any:
+    """A small classifier of the set's own labels, trained here and now, that names what was drawn."""
+    from sfumato.metrics import fit_classifier
+
+    with progress("Training the judge") as watch:
+        return fit_classifier(
+            source, JUDGE_STEPS, seed=seed, device=device, progress=lambda step, loss: watch(step, JUDGE_STEPS)
+        )
 
 
 def _show_scores(found: dict[str, Any]) -> None:

@@ -86,7 +86,7 @@ PIXEL_GPT: dict[Size, Trunk] = {
 
 TOKEN_GPT: dict[Size, Trunk] = {
     "xs": Trunk(64, 2, 4),
-    "s": Trunk(256, 6, 8),
+    "s": Trunk(192, 4, 6),
     "m": Trunk(768, 12, 12),
     "paper": Trunk(1024, 24, 16),  # taming-transformers, ImageNet-256 and others
 }
@@ -123,7 +123,7 @@ STEPS: dict[str, dict[Size, Plan]] = {
     },
     "diffusion": {
         "xs": Plan(steps=300, batch=16, rate=2e-3, ema=0.98),
-        "s": Plan(steps=8_000, batch=64, rate=6e-4, ema=0.999, betas=(0.9, 0.99)),
+        "s": Plan(steps=12_000, batch=32, rate=1e-3, ema=0.999, betas=(0.9, 0.99)),
         "m": Plan(steps=100_000, batch=128, rate=2e-4, ema=0.9995),
         "paper": Plan(
             steps=800_000, batch=128, rate=2e-4, ema=0.9999, betas=(0.9, 0.999), warmup=5_000 / 800_000, floor=1
@@ -131,7 +131,7 @@ STEPS: dict[str, dict[Size, Plan]] = {
     },
     "autoregressive": {
         "xs": Plan(steps=300, batch=16, rate=2e-3, betas=(0.9, 0.95), ema=0.98),
-        "s": Plan(steps=6_000, batch=64, rate=1e-3, betas=(0.9, 0.95), decay=0.05, ema=0.995),
+        "s": Plan(steps=8_000, batch=16, rate=2e-3, betas=(0.9, 0.95), decay=0.01, ema=0.995),
         "m": Plan(steps=100_000, batch=128, rate=3e-4, betas=(0.9, 0.95), decay=0.05, ema=0.999),
         "paper": Plan(steps=1_000_000, batch=128, rate=1e-3, betas=(0.9, 0.95), decay=0.01, ema=0.999),
     },

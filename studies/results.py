@@ -1,0 +1,104 @@
+"""The figures of docs/results.md: every model trained and scored by the commands that a user would type.
+
+    python studies/results.py --out runs/results                 all jobs, one after the other, on one thread
+    python studies/results.py --out runs/results --only mnist    those whose name contains the word
+    python studies/results.py --out runs/results --write         docs/results.md and its pictures from what is there
+
+Each job keeps its run folder, the commands and the processor seconds they took. Nothing is left out because it looks bad.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SETS = {"mnist": ("../shared/data/mnist", 28, "test"), "emoji": ("../shared/data/emoji", 32, "unseen-emoji")}
+CODEC_SCORES = ["psnr", "ssim", "rfd", "usage", "perplexity", "bits"]
+LIKELIHOOD = ("vae", "vqvae", "dvae", "fsq")  # the others have no density to speak of
+
+
+@dataclass(frozen=True)
+class Job:
+    name: str
+    recipe: str
+    set: str
+    minutes: float
+    dials: tuple[str, ...] = ()
+    codec: str | None = None  # the job whose codec is taken over
+
+    def commands(self, out: Path) -> list[list[str]]:
+        data, side, split = SETS[self.set]
+        run = str(out / self.name)
+        train = ["train", self.recipe, data, "--side", str(side), "--minutes", str(self.minutes), "--out", run]
+        train += [*self.dials, "--score", "0"]
+        train += ["--from", f"codec={out / self.codec}"] if self.codec else []
+        score = ["score", run, data, "--metrics"]
+        if self.is_codec:
+            names = [n for n in CODEC_SCORES if n != "bits" or self.recipe in LIKELIHOOD]
+            names = [n for n in names if n not in ("usage", "perplexity") or self.recipe not in ("dae", "ae", "vae")]
+            score += [*names, "--split", split, "-n", "512"]
+        else:
+            score += ["fd", "kd", "accuracy" if self.set == "mnist" else "retrieval", "-n", "512"]
+            score += ["--split", "train" if self.set == "mnist" else "unseen-pairs"]
+        return [train, score]
+
+    @property
+    def is_codec(self) -> bool:
+        return self.recipe in ("ae", "dae", "vae", "vqvae", "dvae", "vqgan", "fsq")
+
+
+def jobs() -> list[Job]:
+    found = []
+    for set_ in SETS:
+        for recipe in ("vqvae", "dae", "vae", "dvae", "vqgan"):
+            dials = ("--factor", "4") if recipe == "vae" else ()
+            found.append(Job(f"{set_}-{recipe}", recipe, set_, 2.5, dials))
+        found.append(Job(f"{set_}-vq-ar", "vq-ar", set_, 10, codec=f"{set_}-vqvae"))
+        found.append(Job(f"{set_}-ldm", "ldm", set_, 7, codec=f"{set_}-dae"))
+        for recipe in ("ddpm", "edm", "rectified-flow"):
+            found.append(Job(f"{set_}-{recipe}", recipe, set_, 7, ("--precision", "bf16")))
+    return found
+
+
+def run(job: Job, out: Path) -> None:
+    record = out / f"{job.name}.json"
+    if record.exists():
+        return
+    typed, begun = [], resource.getrusage(resource.RUSAGE_CHILDREN)
+    for words in job.commands(out):
+        if words[0] == "train" and (out / job.name).exists():
+            continue
+        typed.append(shlex.join(["sfumato", *words]))
+        print("$", typed[-1], flush=True)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run([sys.executable, "-m", "sfumato", *words], check=True, cwd=ROOT, env=environment)
+        spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+        print(f"{spent.ru_utime - begun.ru_utime:.0f} processor seconds", flush=True)
+    scores = json.loads((out / job.name / "scores.json").read_text())
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = spent.ru_utime + spent.ru_stime - begun.ru_utime - begun.ru_stime
+    record.write_text(json.dumps({"commands": typed, "seconds": seconds, **scores}, indent=1))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/results"))
+    parser.add_argument("--only", nargs="*", default=[""])
+    arguments = parser.parse_args()
+    out = arguments.out if arguments.out.is_absolute() else ROOT / arguments.out
+    out.mkdir(parents=True, exist_ok=True)
+    for job in jobs():
+        if any(word in job.name for word in arguments.only):
+            run(job, out)
+
+
+if __name__ == "__main__":
+    main()
