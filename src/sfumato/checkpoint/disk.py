@@ -285,13 +285,7 @@ def lock(run: Path) -> Iterator[None]:
     with disk_errors(path, 16):
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Locked(
-                f"{run} is in use: process {_holder(handle)} trains in it. "
-                "Wait for it, stop it, or choose another folder."
-            ) from None
+        _take(handle, run)
         with disk_errors(path, 16):
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
@@ -300,6 +294,31 @@ def lock(run: Path) -> Iterator[None]:
     finally:
         _held.discard(handle)
         os.close(handle)
+
+
+def _take(handle: int, run: Path) -> None:
+    """flock, or Locked. A dead holder's forked workers may not have run yet, and so not yet let go: they get a second."""
+    deadline = time.monotonic() + 1
+    while True:
+        try:
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = _holder(handle)
+        if time.monotonic() > deadline or _alive(pid):
+            raise Locked(
+                f"{run} is in use: process {pid} trains in it. Wait for it, stop it, or choose another folder."
+            )
+        time.sleep(0.01)
+
+
+def _alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except OSError:  # it is another user's, or in another namespace: somebody's it is
+        return True
+    return True
 
 
 def _holder(handle: int) -> str:
