@@ -297,7 +297,7 @@ def lock(run: Path) -> Iterator[None]:
 
 
 def _take(handle: int, run: Path) -> None:
-    """flock, or Locked. A dead holder's forked workers may not have run yet, and so not yet let go: they get a second."""
+    """flock, or Locked. A dead holder's forked workers may not yet have run, nor let go: they get a second."""
     deadline = time.monotonic() + 1
     while True:
         try:
