@@ -123,7 +123,7 @@ def test_moving_averages_have_no_code_term():
 
 
 def test_moving_averages_by_hand():
-    """Steps 79 to 83: N and m are the weighted sums written out, e = m / Ñ; the decay rises by its rule to its bound."""
+    """Steps 79 to 81: N and m are the weighted sums written out, e = m / Ñ; the decay rises to its bound."""
     part = started(vocab=8, decay=0.9)
     part.age.fill_(79)  # (1 + n) / (10 + n) is 80/89 < 0.9 here, 81/90 = 0.9 at the next step, and more after it
     counts, sums = part.counts.double(), part.sums.double()

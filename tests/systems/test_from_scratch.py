@@ -1,10 +1,10 @@
-"""E2 for systems that start knowing nothing: after seconds of AdamW on Gaussian data, the bound of a VAE and the likelihood
-of an autoregressive prior lie within 0.03 bits a dimension of the truth, and on its right side.
+"""E2 for systems that start knowing nothing: after seconds of AdamW on Gaussian data, a VAE's bound and the nats of an
+autoregressive prior lie within 0.03 bits a dimension of the truth, and on its right side.
 
-x = W z + s ε, z ~ N(0, I₂), ε ~ N(0, I₄): a factor analysis. Its density N(0, W Wᵀ + s² I) is closed form; a linear VAE
-of two latents reaches it exactly, and for an autoregressive prior it is a chain of linear regressions. Both are compared
-with it on the same fresh x, so that the difference is a mean of log ratios with small spread; "right side" allows four
-of its standard errors. (The diffusion prior's twin is in tests/priors.)
+x = W z + s ε, z ~ N(0, I₂), ε ~ N(0, I₄): a factor analysis. Its density N(0, W Wᵀ + s² I) is closed form; a linear
+VAE of two latents reaches it exactly; for an autoregressive prior it is a chain of linear regressions. Both are
+compared with it on the same fresh x, so that the difference is a mean of log ratios with small spread; "right side"
+allows four of its standard errors. (The diffusion prior's twin is in tests/priors.)
 """
 
 import math

@@ -31,7 +31,7 @@ def _train_options(parser: Parser, words: Words) -> None:
     parser.add_argument(
         "--from", dest="from_", type=str, action="append", default=None, metavar="STAGE=RUN", help="takes a stage over"
     )
-    parser.add_argument("--precision", type=Literal["fp32", "bf16", "fp16"], default="fp32", help="of the arithmetic")
+    parser.add_argument("--precision", type=Literal["fp32", "bf16"], default="fp32", help="of the arithmetic")
     parser.add_argument("--score", type=int, default=SCORED, help="pictures for the scores at the end; 0: no scores")
     parser.add_seed("of the whole training: first weights, order of the data, noise")
     parser.add_json()

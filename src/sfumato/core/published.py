@@ -31,7 +31,7 @@ LARGEST = 256 * 2**20  # bytes; more than any file of the table, so that a wrong
 
 
 def read_published_pth(path: str | Path, sha256: str) -> dict[str, Tensor]:
-    """name -> tensor on the CPU, of the file at `path`, which must have the hash `sha256`, which must be in PUBLISHED."""
+    """name -> tensor on the CPU, of the file at `path`, whose hash must be `sha256`, and that in PUBLISHED."""
     path = Path(path)
     if sha256 not in PUBLISHED.values():
         raise WeightsError(f"{sha256} is not the SHA-256 of a published file that we know; it will not be unpickled.")

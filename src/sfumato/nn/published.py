@@ -99,10 +99,9 @@ def unet(folder: str | Path) -> UNet:
 def autoencoder_kl(folder: str | Path) -> Autoencoder:
     """An AutoencoderKL: latent diffusion's and Stable Diffusion's first stage."""
     config = _config(folder)
-    _expect(config, "latents_mean", [None], None)
-    _expect(config, "latents_std", [None], None)
     z = config["latent_channels"]
-    encoder, decoder = _pyramid(config, 2 * z, z)
+    with torch.device("meta"):
+        encoder, decoder = kl_pyramid(config)
     quant = _empty(nn.Conv2d, 2 * z, 2 * z, 1) if config.get("use_quant_conv", True) else nn.Identity()
     post = _empty(nn.Conv2d, z, z, 1) if config.get("use_post_quant_conv", True) else nn.Identity()
     parts = {"encoder": encoder, "decoder": decoder, "quant_conv": quant, "post_quant_conv": post}
@@ -115,11 +114,10 @@ def autoencoder_kl(folder: str | Path) -> Autoencoder:
 def vq(folder: str | Path) -> Autoencoder:
     """A VQModel: taming's VQGAN and latent diffusion's VQ first stages."""
     config = _config(folder)
-    _expect(config, "norm_type", ["group", None], "group")
-    _expect(config, "lookup_from_codebook", [False], False)
     z = config["latent_channels"]
     d = config.get("vq_embed_dim") or z
-    encoder, decoder = _pyramid(config, z, z)
+    with torch.device("meta"):
+        encoder, decoder = vq_pyramid(config)
     quant, post = _empty(nn.Conv2d, z, d, 1), _empty(nn.Conv2d, d, z, 1)
     book = _empty(nn.Embedding, config["num_vq_embeddings"], d)
     parts = {"encoder": encoder, "decoder": decoder, "quant_conv": quant, "post_quant_conv": post, "book": book}
@@ -176,6 +174,20 @@ GPT2_ACTIVATIONS: dict[str, Activation] = {
 }
 
 
+def kl_pyramid(config: Config) -> tuple[Encoder, Decoder]:
+    """An AutoencoderKL's networks, untrained."""
+    _expect(config, "latents_mean", [None], None)
+    _expect(config, "latents_std", [None], None)
+    return _pyramid(config, 2 * config["latent_channels"], config["latent_channels"])
+
+
+def vq_pyramid(config: Config) -> tuple[Encoder, Decoder]:
+    """A VQModel's networks, untrained."""
+    _expect(config, "norm_type", ["group", None], "group")
+    _expect(config, "lookup_from_codebook", [False], False)
+    return _pyramid(config, config["latent_channels"], config["latent_channels"])
+
+
 def _pyramid(config: Config, out_channels: int, z: int) -> tuple[Encoder, Decoder]:
     _expect(config, "act_fn", ["silu"], "silu")
     down, up = config["down_block_types"], config["up_block_types"]
@@ -187,8 +199,7 @@ def _pyramid(config: Config, out_channels: int, z: int) -> tuple[Encoder, Decode
     middle = config.get("mid_block_add_attention", True)
 
     def build(kind: type[N], a: int, b: int) -> N:
-        return _empty(
-            kind,
+        return kind(
             a,
             b,
             width=width,

@@ -7,6 +7,7 @@ JSON {"name": …, "dials": …}, as recipe.json keeps it when the codec came fr
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from sfumato.core.contracts import Codec
@@ -51,11 +52,29 @@ def codec_of(spec: str, size: Size, side: int | None, channels: int, paper: str 
     else:
         name = spec
         dials = {"size": size, "side": side, "channels": channels}
-        dials |= PAPER[paper] if size == "paper" and paper and spec in SERVES else SERVES.get(spec, {})
+        dials |= _serving(spec, size, paper)
     system = build(name, **dials)
     if not isinstance(system, System) or not system.codec.learned:
         raise UsageError(f"{name!r} does not learn a codec. Take ae, dae, vae, vqvae, dvae, fsq or vqgan.")
     return system.codec
+
+
+def codec_spec(recipe: Mapping[str, Any]) -> str:
+    """What the dial `codec` must say to build the codec of another run, whose recipe is {"name": …, "dials": …}."""
+    dials = dict(recipe["dials"])
+    if "codec" not in dials:
+        return json.dumps({"name": recipe["name"], "dials": dials})
+    spec = dials["codec"]
+    if spec.lstrip().startswith("{"):
+        return spec
+    shared = {key: dials[key] for key in ("size", "side", "channels")}
+    return json.dumps({"name": spec, "dials": shared | _serving(spec, dials["size"], recipe["name"])})
+
+
+def _serving(name: str, size: Size, recipe: str | None) -> dict[str, Any]:
+    if size == "paper" and recipe in PAPER and name in SERVES:
+        return PAPER[recipe]
+    return SERVES.get(name, {})
 
 
 def _grid(codec: Codec, recipe: str) -> Grid:

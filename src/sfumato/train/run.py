@@ -92,7 +92,7 @@ def train(
     for name, number in {"steps": steps, "minutes": minutes, "batch": batch, "side": side}.items():
         if number is not None and number <= 0:
             raise UsageError(f"{name} must be positive, not {number}.")
-    run, dials = Path(out), _spoken(recipe, dials, size, side)
+    run, dials = Path(out), _spoken(recipe, _with_codec(recipe, dials, from_, side), size, side)
     accelerator = accelerator_for(precision)
     with _sole(run, accelerator):
         if accelerator.is_main_process and (run / "train.json").exists():
@@ -158,6 +158,25 @@ def _sole(run: Path, accelerator: Accelerator) -> AbstractContextManager[None]:
     return lock(run) if accelerator.is_main_process else nullcontext()
 
 
+def _with_codec(
+    recipe: str, dials: Mapping[str, Any], given: Mapping[str, str | Path] | None, side: int | None
+) -> dict[str, Any]:
+    """A codec that another run gives decides what is built: its recipe becomes the dial, its pictures' shape ours."""
+    if not given or "codec" not in given or "codec" in dials or "codec" not in recipes.RECIPES[recipe].dials:
+        return dict(dials)
+    donor = donated(given["codec"])
+    found = {"codec": recipes.codec_spec(donor.recipe)}
+    shape = {"channels": donor.codec.data.channels} | ({"side": donor.codec.data.width} if side is None else {})
+    return found | shape | dict(dials)
+
+
+def donated(path: str | Path) -> Any:
+    """A trained system to take a stage from: a run of ours, or a published autoencoder as diffusers saves it."""
+    if (Path(path) / "config.json").exists() and not (Path(path) / "recipe.json").exists():
+        return recipes.from_diffusers(path)
+    return load_model(path)
+
+
 def _spoken(recipe: str, dials: Mapping[str, Any], size: str, side: int | None) -> dict[str, Any]:
     """The dials that the user turned, `size` and `side` among them where the recipe has them."""
     known = recipes.RECIPES[recipe].dials
@@ -206,10 +225,10 @@ def _take_given(system: Any, request: Request) -> None:
     for name, path in (request.given or {}).items():
         if name not in stages:
             raise UsageError(f"{request.recipe} has no stage {name!r}. {nearest(name, stages)}")
-        donor = load_model(path)
-        theirs = donor.stages().get(name)  # type: ignore[operator]
+        donor = donated(path)
+        theirs = donor.stages().get(name)
         if theirs is None:
-            raise UsageError(f"{path} has no stage {name!r} to give. {nearest(name, donor.stages())}")  # type: ignore[operator]
+            raise UsageError(f"{path} has no stage {name!r} to give. {nearest(name, donor.stages())}")
         _fill(stages[name], theirs, f"the stage {name!r} of {request.recipe}", str(path))
 
 
