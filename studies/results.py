@@ -4,7 +4,7 @@
     python studies/results.py --out runs/results --only mnist    those whose name contains the word
     python studies/results.py --out runs/results --write         docs/results.md and its pictures from what is there
 
-Each job keeps its run folder, the commands and the processor seconds they took. Nothing is left out because it looks bad.
+Each job keeps its run folder, the commands and the processor seconds they took. Nothing is left out for looking bad.
 """
 
 from __future__ import annotations
@@ -88,13 +88,85 @@ def run(job: Job, out: Path) -> None:
     record.write_text(json.dumps({"commands": typed, "seconds": seconds, **scores}, indent=1))
 
 
+# ---- the page ----
+
+
+COLUMNS = {
+    "codec": ["psnr", "ssim", "rfd", "usage", "perplexity", "bits"],
+    "prior": ["fd", "kd", "accuracy", "r@1", "r@5"],
+}
+TITLES = {"mnist": "MNIST, 28 px, grey, by class", "emoji": "Emoji, the full set, 32 px, by caption"}
+
+
+def table(found: list[tuple[Job, dict]], kind: str) -> list[str]:
+    """A row a job; a column for every score that any of them has, under its full name."""
+    names = sorted({n for _, r in found for n in r["scores"]}, key=lambda n: (rank(n, kind), n))
+    rows = ["| model | " + " | ".join(f"`{n}`" for n in names) + " | CPU minutes |", "|---" * (len(names) + 2) + "|"]
+    for job, record in found:
+        values = [f"{record['scores'][n]:.4g}" if n in record["scores"] else "–" for n in names]
+        rows.append(f"| {job.recipe} | " + " | ".join(values) + f" | {record['seconds'] / 60:.1f} |")
+    return rows
+
+
+def rank(name: str, kind: str) -> int:
+    return next((i for i, c in enumerate(COLUMNS[kind]) if name.split("-")[0].split("@")[0] == c.split("@")[0]), 99)
+
+
+def sheet(found: list[Job], out: Path, place: Path) -> bool:
+    """The last grid of every run, side by side, its name above."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    grids = []
+    for job in found:
+        pictures = sorted((out / job.name / "samples").glob("*.png"), key=lambda p: int(p.stem))
+        if pictures:
+            grids.append((job.recipe, Image.open(pictures[-1]).convert("RGB")))
+    if not grids:
+        return False
+    high = max(g.height for _, g in grids)
+    page = Image.new("RGB", (sum(g.width + 12 for _, g in grids), high + 22), "white")
+    pen, x = ImageDraw.Draw(page), 0
+    for name, grid in grids:
+        pen.text((x + 2, 3), name, fill="black", font=ImageFont.load_default(13))
+        page.paste(grid, (x, 22))
+        x += grid.width + 12
+    place.parent.mkdir(parents=True, exist_ok=True)
+    page.save(place)
+    return True
+
+
+def write(out: Path) -> None:
+    lines = (ROOT / "docs" / "results.head.md").read_text().rstrip().splitlines()
+    for set_, title in TITLES.items():
+        lines += ["", f"## {title}"]
+        for kind, said in (("codec", "Reconstructions of pictures never seen"), ("prior", "Samples")):
+            mine = [j for j in jobs() if j.set == set_ and j.is_codec == (kind == "codec")]
+            done = [
+                (j, json.loads((out / f"{j.name}.json").read_text())) for j in mine if (out / f"{j.name}.json").exists()
+            ]
+            if not done:
+                continue
+            picture = Path("pictures") / f"results-{set_}-{kind}.png"
+            lines += ["", f"### {said}", "", *table(done, kind)]
+            if sheet([j for j, _ in done], out, ROOT / "docs" / picture):
+                lines += ["", f"![{said}, {title}]({picture})"]
+            lines += ["", "<details><summary>The commands</summary>", "", "```"]
+            lines += [c.replace(f"{ROOT}/", "") for _, record in done for c in record["commands"]]
+            lines += ["```", "", "</details>"]
+    (ROOT / "docs" / "results.md").write_text("\n".join(lines) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/results"))
     parser.add_argument("--only", nargs="*", default=[""])
+    parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     out = arguments.out if arguments.out.is_absolute() else ROOT / arguments.out
     out.mkdir(parents=True, exist_ok=True)
+    if arguments.write:
+        write(out)
+        return
     for job in jobs():
         if any(word in job.name for word in arguments.only):
             run(job, out)
