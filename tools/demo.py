@@ -1,9 +1,9 @@
-"""The main job, end to end on embedded pictures: a text becomes an emoji. `make demo` runs it, in six minutes on two cores.
+"""The main job, end to end on embedded pictures: a text becomes an emoji. `make demo` runs it; six minutes, two cores.
 
 Each step is a command of the library, shown as it would be typed: an autoencoder learns tokens, a transformer learns to
 write them from captions, a grid is drawn, the run is scored and reported. What is cut is said: the set is a few hundred
-pictures of food and faces, of which the model has seen all that `prompts.png` asks for. `unseen.png` asks for pairs that were held
-out, an emoji in a style that it knows from other emoji only, and is expected to fail more often.
+pictures of food and faces, and the model has seen all that `prompts.png` asks for. `unseen.png` asks for pairs that were
+held out, an emoji in a style that it knows from other emoji only, and is expected to fail more often.
 """
 
 from __future__ import annotations

@@ -93,12 +93,12 @@ TOKEN_GPT: dict[Size, Trunk] = {
 
 READER: dict[Size, Trunk] = {  # of captions
     "xs": Trunk(64, 1, 4),
-    "s": Trunk(192, 2, 6),
+    "s": Trunk(128, 1, 4),
     "m": Trunk(512, 6, 8),
     "paper": Trunk(512, 16, 8),  # GLIDE's text encoder, arXiv:2112.10741, 128 words less
 }
 
-WORDS: dict[Size, tuple[int, int]] = {"xs": (512, 16), "s": (4096, 32), "m": (8192, 64), "paper": (16384, 64)}
+WORDS: dict[Size, tuple[int, int]] = {"xs": (512, 16), "s": (2048, 32), "m": (8192, 64), "paper": (16384, 64)}
 SIDE: dict[Size, int] = {"xs": 16, "s": 32, "m": 64, "paper": 256}
 
 
