@@ -48,6 +48,10 @@ class Job:
         else:
             score += ["fd", "kd", "accuracy" if self.set == "mnist" else "retrieval", "-n", "512"]
             score += ["--split", "train" if self.set == "mnist" else "unseen-pairs"]
+            score += {"ldm": ["--guidance", "1.5"], "vq-ar": ["--guidance", "1.5"], "ddpm": ["--steps", "20"]}.get(
+                self.recipe,
+                ["--steps", "10"],  # of Heun, two evaluations each
+            )
         return [train, score]
 
     @property
@@ -60,11 +64,11 @@ def jobs() -> list[Job]:
     for set_ in SETS:
         for recipe in ("vqvae", "dae", "vae", "dvae", "vqgan"):
             dials = ("--factor", "4") if recipe == "vae" else ()
-            found.append(Job(f"{set_}-{recipe}", recipe, set_, 2.5, dials))
-        found.append(Job(f"{set_}-vq-ar", "vq-ar", set_, 10, codec=f"{set_}-vqvae"))
-        found.append(Job(f"{set_}-ldm", "ldm", set_, 7, codec=f"{set_}-dae"))
+            found.append(Job(f"{set_}-{recipe}", recipe, set_, 2.5 if set_ == "mnist" else 2.0, dials))
+        found.append(Job(f"{set_}-vq-ar", "vq-ar", set_, 6, codec=f"{set_}-vqvae"))
+        found.append(Job(f"{set_}-ldm", "ldm", set_, 5, codec=f"{set_}-dae"))
         for recipe in ("ddpm", "edm", "rectified-flow"):
-            found.append(Job(f"{set_}-{recipe}", recipe, set_, 7, ("--precision", "bf16")))
+            found.append(Job(f"{set_}-{recipe}", recipe, set_, 4, ("--precision", "bf16")))
     return found
 
 

@@ -2,8 +2,8 @@
 
 Each step is a command of the library, shown as it would be typed: an autoencoder learns tokens, a transformer learns to
 write them from captions, a grid is drawn, the run is scored and reported. What is cut is said: the set is a few hundred
-pictures of food and faces, and the model has seen all that `prompts.png` asks for. `unseen.png` asks for pairs that were
-held out, an emoji in a style that it knows from other emoji only, and is expected to fail more often.
+pictures of food and faces, and the model has seen all that `prompts.png` asks for; `unseen.png` asks for pairs that
+were held out, an emoji in a style that it knows from other emoji only, and will fail more often.
 """
 
 from __future__ import annotations
