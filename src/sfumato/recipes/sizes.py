@@ -86,7 +86,7 @@ PIXEL_GPT: dict[Size, Trunk] = {
 
 TOKEN_GPT: dict[Size, Trunk] = {
     "xs": Trunk(64, 2, 4),
-    "s": Trunk(192, 4, 6),
+    "s": Trunk(128, 4, 4),
     "m": Trunk(768, 12, 12),
     "paper": Trunk(1024, 24, 16),  # taming-transformers, ImageNet-256 and others
 }
@@ -131,7 +131,7 @@ STEPS: dict[str, dict[Size, Plan]] = {
     },
     "autoregressive": {
         "xs": Plan(steps=300, batch=16, rate=2e-3, betas=(0.9, 0.95), ema=0.98),
-        "s": Plan(steps=8_000, batch=16, rate=2e-3, betas=(0.9, 0.95), decay=0.01, ema=0.995),
+        "s": Plan(steps=8_000, batch=16, rate=3e-3, betas=(0.9, 0.95), decay=0.01, ema=0.995),
         "m": Plan(steps=100_000, batch=128, rate=3e-4, betas=(0.9, 0.95), decay=0.05, ema=0.999),
         "paper": Plan(steps=1_000_000, batch=128, rate=1e-3, betas=(0.9, 0.95), decay=0.01, ema=0.999),
     },
