@@ -33,7 +33,7 @@ from sfumato.report.pictures import picture
 from sfumato.version import VERSION
 
 Watch = Callable[[int, int], None]
-GUIDED = 2.0  # samples with a condition are drawn so; what people do, and it is said beside them
+GUIDED = 1.5  # samples with a condition are drawn so; what people do, and it is said beside them
 REBUILT = 6  # reconstructions shown
 COMPARED = 8  # samples shown beside their nearest training pictures
 GRIDS = 6  # of the sample grids on the way
