@@ -253,7 +253,7 @@ def _judge(source: Any, device: Any, seed: int) -> Any:
     """A small classifier of the set's own labels, trained here and now, that names what was drawn."""
     from sfumato.metrics import fit_classifier
 
-    with progress("Training the judge") as watch:
+    with progress("Training the judge", "steps") as watch:
         return fit_classifier(
             source, JUDGE_STEPS, seed=seed, device=device, progress=lambda step, loss: watch(step, JUDGE_STEPS)
         )
