@@ -124,7 +124,8 @@ class Parts:
 
 
 class UNet(nn.Module):
-    """z (B, in_channels, H, W), t (B,) in [0, 1] → (B, out_channels, H, W); sides divisible by 2^(levels − 1).
+    """z (B, in_channels, H, W), t (B,) in [0, 1] → (B, out_channels, H, W). Sides that 2^(levels − 1)
+    does not divide get a margin of zeros on the right and below for the way through.
 
     width       channels at the first level; level i has width · mults[i]
     attention   per level, from fine to coarse
@@ -177,10 +178,11 @@ class UNet(nn.Module):
 
     def forward(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
         check_doors("U-Net", condition, vector=self.vector_width, sequence=self.context_width, grid=self.grid_channels)
-        if z.shape[-2] % self.factor or z.shape[-1] % self.factor:
-            raise Misfit(f"This U-Net makes {self.factor} pixels one; sides of {tuple(z.shape[-2:])} do not divide.")
+        high, wide = z.shape[-2:]
         if condition.grid is not None and self.grid_channels is not None:
             z = torch.cat([z, condition.grid], dim=1)
+        if high % self.factor or wide % self.factor:  # a latent of 7 × 7, say: a margin of zeros, cut off at the end
+            z = F.pad(z, (0, -wide % self.factor, 0, -high % self.factor))
         e = self.time(t)
         if self.vector is not None:
             e = e + self.vector(condition.vector)
@@ -202,4 +204,4 @@ class UNet(nn.Module):
                 h = level.stage(i, torch.cat([h, bridges.pop()], dim=1), e, condition)
             if level.resample is not None:
                 h = level.resample(h)
-        return self.exit(F.silu(self.norm(h)))
+        return self.exit(F.silu(self.norm(h)))[..., :high, :wide]
