@@ -140,7 +140,7 @@ def dvae(
     """DALL·E's discrete autoencoder: relaxed categoricals, logit-Laplace pixels (arXiv:2102.12092)."""
     # The paper's 6.6 weighs a position that stands for 192 data dimensions; per dimension the cost stays what it was.
     bottleneck = Gumbel(codes, 128, beta=beta * channels * factor**2 / 192)
-    return _with_uniform(autoencoder(size, side, channels, factor, bottleneck, LogitLaplace(floor=0.1), width=128))
+    return _with_uniform(autoencoder(size, side, channels, factor, bottleneck, LogitLaplace(floor=0.3), width=128))
 
 
 @add("fsq", planner("codec"))

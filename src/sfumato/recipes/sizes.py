@@ -58,28 +58,28 @@ MULTS = {1: (1,), 2: (1, 2), 4: (1, 2, 4), 8: (1, 2, 4, 4), 16: (1, 1, 2, 2, 4),
 
 PIXEL_UNET: dict[Size, Unet] = {
     "xs": Unet(32, (1, 2), 1, (False, True)),
-    "s": Unet(48, (1, 2, 2), 1, (False, False, True)),
+    "s": Unet(32, (1, 2, 2), 1, (False, False, True)),
     "m": Unet(128, (1, 2, 2), 2, (False, True, True), head=64),
     "paper": Unet(128, (1, 2, 2, 2), 2, (False, True, False, False), dropout=0.1),  # Ho et al. 2020, CIFAR-10: 35.7 M
 }
 
 LATENT_UNET: dict[Size, Unet] = {
     "xs": Unet(32, (1, 2), 1, (False, True)),
-    "s": Unet(96, (1, 2), 1, (False, True), head=32),
+    "s": Unet(64, (1, 2), 1, (False, True), head=32),
     "m": Unet(192, (1, 2, 3), 2, (True, True, True), head=32),
     "paper": Unet(192, (1, 2, 3, 5), 2, (False, True, True, True), head=32),  # latent-diffusion cin256-v2: 400 M
 }
 
 DIT: dict[Size, Trunk] = {
     "xs": Trunk(64, 2, 4),
-    "s": Trunk(192, 6, 6),
+    "s": Trunk(128, 6, 4),
     "m": Trunk(768, 12, 12),  # DiT-B
     "paper": Trunk(1152, 28, 16),  # DiT-XL, arXiv:2212.09748
 }
 
 PIXEL_GPT: dict[Size, Trunk] = {
     "xs": Trunk(64, 2, 4),
-    "s": Trunk(192, 6, 6),
+    "s": Trunk(128, 4, 4),
     "m": Trunk(512, 12, 8),
     "paper": Trunk(512, 24, 8),  # image GPT-S: 76 M
 }
@@ -123,7 +123,7 @@ STEPS: dict[str, dict[Size, Plan]] = {
     },
     "diffusion": {
         "xs": Plan(steps=300, batch=16, rate=2e-3, ema=0.98),
-        "s": Plan(steps=12_000, batch=32, rate=1e-3, ema=0.999, betas=(0.9, 0.99)),
+        "s": Plan(steps=12_000, batch=32, rate=2e-3, ema=0.999, betas=(0.9, 0.99)),
         "m": Plan(steps=100_000, batch=128, rate=2e-4, ema=0.9995),
         "paper": Plan(
             steps=800_000, batch=128, rate=2e-4, ema=0.9999, betas=(0.9, 0.999), warmup=5_000 / 800_000, floor=1
