@@ -26,10 +26,10 @@ lint: install
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 test-all: lint
-	$(BIN)/python -m pytest -m "slow or not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow"
 
 bench: install
 	for job in benchmarks/*.py; do $(BIN)/python $$job || exit 1; done

@@ -68,7 +68,7 @@ def jobs() -> list[Job]:
         found.append(Job(f"{set_}-vq-ar", "vq-ar", set_, 6, codec=f"{set_}-vqvae"))
         found.append(Job(f"{set_}-ldm", "ldm", set_, 5, codec=f"{set_}-dae"))
         for recipe in ("ddpm", "edm", "rectified-flow"):
-            found.append(Job(f"{set_}-{recipe}", recipe, set_, 4, ("--precision", "bf16")))
+            found.append(Job(f"{set_}-{recipe}", recipe, set_, 3.5, ("--precision", "bf16")))
     return found
 
 
