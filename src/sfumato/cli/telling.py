@@ -15,7 +15,7 @@ from sfumato.core.errors import UnknownName, UsageError
 
 TOPICS = ("recipes", "data", "metrics")
 ABOUT_DATA = ("name", "images", "captions", "side", "channels", "fingerprint")
-JUDGE_STEPS = 600  # of training the classifier behind the score "accuracy"; about a minute on a CPU
+JUDGE_STEPS = 300  # of training the classifier behind the score "accuracy"; half a minute on a CPU
 SHOWN = 20  # skipped files that are named on a terminal; --json names all
 
 # ---- list ----
