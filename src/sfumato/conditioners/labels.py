@@ -25,8 +25,7 @@ class Labels(Conditioner):
     def __init__(self, classes: int, width: int, drop: float = 0.1, attended: bool = False):
         super().__init__()
         self.classes, self.drop, self.attended = classes, drop, attended
-        self.table = nn.Embedding(classes + 1, width)
-        nn.init.normal_(self.table.weight, std=0.02)  # as DiT and GPT-2 initialise embeddings
+        self.table = nn.Embedding(classes + 1, width)  # N(0, 1), ADM's: as loud as the time embedding it stands beside
 
     def forward(self, given: Given, noise: Noise | None = None) -> Condition:
         label = torch.as_tensor(given["label"], device=self.table.weight.device)
