@@ -15,8 +15,8 @@ import sys
 import time
 from pathlib import Path
 
-DATA = "emoji:food+faces"
-CODEC_MINUTES, PRIOR_MINUTES = 1.2, 3.6
+DATA = "emoji:food+faces+3d+flat"
+CODEC_MINUTES, PRIOR_MINUTES = 1.1, 3.6
 DRAW = ["--guidance", "1.5", "--temperature", "0.6", "--batch", "24"]
 SHOWN = 24
 
