@@ -78,9 +78,9 @@ def run(job: Job, out: Path) -> None:
         return
     typed, begun = [], resource.getrusage(resource.RUSAGE_CHILDREN)
     for words in job.commands(out):
-        if words[0] == "train" and (out / job.name).exists():
-            continue
         typed.append(shlex.join(["sfumato", *words]))
+        if words[0] == "train" and (out / job.name / "model").exists():
+            continue  # an earlier call was stopped while it scored
         print("$", typed[-1], flush=True)
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         subprocess.run([sys.executable, "-m", "sfumato", *words], check=True, cwd=ROOT, env=environment)
