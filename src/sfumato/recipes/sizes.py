@@ -144,6 +144,6 @@ def planner(kind: str, **changes):
     def plan(stage: str, size: Size) -> Plan:
         own = stage.split(".")[-1] != "codec"
         found = STEPS[kind if own else "codec"][size]
-        return replace(found, **changes) if own else found
+        return replace(found, **changes) if own or kind == "codec" else found
 
     return plan
