@@ -128,7 +128,7 @@ def vqvae(
     return _with_uniform(autoencoder(size, side, channels, factor, Codebook(codes, depth), Normal()))
 
 
-@add("dvae", planner("codec", rate=1e-3))  # the relaxed one-hot is noise at first, and high rates learn the noise
+@add("dvae", planner("codec", codec="relaxed"))
 def dvae(
     size: Size = "s",
     side: int | None = None,

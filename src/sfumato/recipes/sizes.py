@@ -138,12 +138,14 @@ STEPS: dict[str, dict[Size, Plan]] = {
 }
 
 
-def planner(kind: str, **changes):
+# dVAE: the relaxed one-hot is noise at first, and a high rate learns the noise.
+STEPS["relaxed"] = STEPS["codec"] | {"s": replace(STEPS["codec"]["s"], rate=1e-3)}
+
+
+def planner(kind: str, codec: str = "codec"):
     """(stage, size) → Plan: stages called "codec" (or ending so) follow the codec's plan, all others that of `kind`."""
 
     def plan(stage: str, size: Size) -> Plan:
-        own = stage.split(".")[-1] != "codec"
-        found = STEPS[kind if own else "codec"][size]
-        return replace(found, **changes) if own or kind == "codec" else found
+        return STEPS[codec if stage.split(".")[-1] == "codec" else kind][size]
 
     return plan
