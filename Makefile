@@ -21,8 +21,8 @@ demo: install
 	$(BIN)/python tools/demo.py --out runs/demo
 
 lint: install
-	$(BIN)/ruff check src tests tools benchmarks
-	$(BIN)/ruff format --check src tests tools benchmarks
+	$(BIN)/ruff check src tests tools benchmarks studies
+	$(BIN)/ruff format --check src tests tools benchmarks studies
 	$(BIN)/mypy
 
 test: lint

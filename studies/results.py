@@ -64,7 +64,8 @@ def jobs() -> list[Job]:
     for set_ in SETS:
         for recipe in ("vqvae", "dae", "vae", "dvae", "vqgan"):
             dials = ("--factor", "4") if recipe == "vae" else ()
-            found.append(Job(f"{set_}-{recipe}", recipe, set_, 2.0 if recipe == "dvae" or set_ == "emoji" else 2.5, dials))
+            minutes = 2.0 if recipe == "dvae" or set_ == "emoji" else 2.5
+            found.append(Job(f"{set_}-{recipe}", recipe, set_, minutes, dials))
         found.append(Job(f"{set_}-vq-ar", "vq-ar", set_, 6, codec=f"{set_}-vqvae"))
         found.append(Job(f"{set_}-ldm", "ldm", set_, 5, codec=f"{set_}-dae"))
         for recipe in ("ddpm", "edm", "rectified-flow"):
