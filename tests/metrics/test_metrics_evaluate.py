@@ -311,7 +311,7 @@ class Uniform(Prior):
 
     spaces, space, kind = (Grid,), Grid(3, 12, 12), "exact"
 
-    def loss(self, z, condition, noise, progress=1.0):
+    def loss(self, z, condition, noise, progress=1.0, player=0):
         return {}
 
     def sample(self, condition, noise, *, null=None, guidance=1.0, known=None):

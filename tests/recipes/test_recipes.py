@@ -175,7 +175,7 @@ def test_wrong_dials_are_answered_with_advice(dials, error, message):
 def test_wrong_names_are_answered_with_the_nearest():
     with pytest.raises(UnknownName, match="Did you mean 'vqgan'"):
         recipes.build("vqgna")
-    with pytest.raises(Misfit, match="recipe vq-ar for tokens"):
+    with pytest.raises(Misfit, match=r"Choose a prior for that kind of latent \(autoregressive.*--codec dae"):
         recipes.build("ldm", codec="vqvae", size="xs")
     with pytest.raises(Misfit, match="--codec vqvae"):
         recipes.build("vq-ar", codec="dae", size="xs")
@@ -191,6 +191,22 @@ def test_a_codec_from_another_run_is_written_into_the_recipe():
     assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in system.state_dict().items()}
     with pytest.raises(UsageError, match="trained with --channels 1"):
         recipes.build("dit", size="xs", codec=spec, channels=3)
+
+
+def test_a_pair_without_a_name_of_its_own_is_a_recipe():
+    system = recipes.build("vae+dit", size="xs", classes=3)
+    assert system.recipe["name"] == "vae+dit"
+    assert system.recipe["dials"]["codec"] == "vae"
+    again = recipes.build(**{"name": system.recipe["name"], **system.recipe["dials"]})
+    assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in system.state_dict().items()}
+    assert recipes.build("pixels+diffusion", size="xs").codec.space == recipes.build("ddpm", size="xs").codec.space
+    with pytest.raises(Misfit, match=r"--codec vqvae"):
+        recipes.build("vae+autoregressive", size="xs")
+    with pytest.raises(UnknownName, match=r"No recipe is called 'vae\+dti'"):
+        recipes.build("vae+dti")
+    assert "vae+dit" in recipes.RECIPES
+    assert "vae+dti" not in recipes.RECIPES
+    assert "photos+more" not in recipes.RECIPES
 
 
 def test_a_cascade_is_one_and_a_system_is_one():

@@ -56,7 +56,7 @@ class Shifted(Prior):
             moved = moved if door is None else moved + door.flatten(1).mean(1)
         return moved.reshape(-1, 1, 1, 1)
 
-    def loss(self, z, condition, noise, progress=1.0):
+    def loss(self, z, condition, noise, progress=1.0, player=0):
         return {"square": (z - self.mean(condition)).square().mean()}
 
     def sample(self, condition, noise, *, null=None, guidance=1.0, known=None, width=0.1):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,7 +135,6 @@ def kind(hint: Any) -> str:
     return "true|false" if hint is bool else hint.__name__.upper()
 
 
-def recipe_named(words: Words, known: Iterable[str]) -> str | None:
+def recipe_named(words: Words, known: Container[str]) -> str | None:
     """The recipe that a command line speaks of: its first word that is one. Options may stand before it."""
-    known = set(known)
     return next((word for word in words if word in known), None)

@@ -33,6 +33,7 @@ Terms = dict[str, Tensor]
 Batches = Callable[[], Iterable[Batch]]  # each call starts anew, so that a fit may pass over the data twice
 Kind = Literal["exact", "bound"]
 Known = tuple[Tensor, Tensor]  # a latent, and a bool mask of its shape: True where the latent is given
+Latents = Callable[[], Iterable[tuple[Tensor, Condition]]]  # the same pass over the data, as a prior sees it
 
 
 @runtime_checkable
@@ -130,7 +131,7 @@ class Prior(nn.Module, ABC):
     kind: Kind | None = None
 
     @abstractmethod
-    def loss(self, z: Tensor, condition: Condition, noise: Noise, progress: float = 1.0) -> Terms: ...
+    def loss(self, z: Tensor, condition: Condition, noise: Noise, progress: float = 1.0, player: int = 0) -> Terms: ...
 
     @abstractmethod
     def sample(
@@ -143,6 +144,22 @@ class Prior(nn.Module, ABC):
         known: Known | None = None,
         **options: Any,
     ) -> Tensor: ...
+
+    # What follows is the Objective's, as a prior has its share in it; System adds the conditioner to player 0.
+
+    def players(self) -> list[list[nn.Parameter]]:
+        return [list(self.parameters())]
+
+    def prepare(self, latents: Latents) -> None: ...
+
+    def settle(self, noise: Noise | None = None) -> None: ...
+
+    def forget(self) -> None: ...
+
+    def finish(self, latents: Latents) -> None: ...
+
+    def diagnostics(self) -> dict[str, float]:
+        return {}
 
     def log_prob(self, z: Tensor, condition: Condition, noise: Noise) -> Tensor:
         """(B,) in nats; exact or a lower bound, as `kind` says."""

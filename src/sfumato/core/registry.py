@@ -19,10 +19,12 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 class Registry(Generic[T]):
-    """name -> thing. `kind` is the word that errors use: "recipe", "data set", "metric"."""
+    """name -> thing. `kind` is the word that errors use: "recipe", "data set", "metric". `otherwise` may make a thing
+    of a name that is composed of others; such names are found, but not listed."""
 
     def __init__(self, kind: str):
         self.kind = kind
+        self.otherwise: Callable[[str], T | None] = lambda name: None
         self._things: dict[str, T] = {}
 
     def add(self, name: str) -> Callable[[T], T]:
@@ -37,13 +39,13 @@ class Registry(Generic[T]):
         return register
 
     def __getitem__(self, name: str) -> T:
-        try:
-            return self._things[name]
-        except KeyError:
-            raise UnknownName(f"No {self.kind} is called {name!r}. {nearest(name, self._things)}") from None
+        found = self._things.get(name) or self.otherwise(name)
+        if found is None:
+            raise UnknownName(f"No {self.kind} is called {name!r}. {nearest(name, self._things)}")
+        return found
 
     def __contains__(self, name: object) -> bool:
-        return name in self._things
+        return name in self._things or (isinstance(name, str) and self.otherwise(name) is not None)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._things)

@@ -75,7 +75,7 @@ class Autoregressive(Prior):
         self.space, self.net, self.likelihood = space, net, likelihood
         self.smoothing, self.corrupt = smoothing, corrupt
 
-    def loss(self, z: Tensor, condition: Condition, noise: Noise, progress: float = 1.0) -> Terms:
+    def loss(self, z: Tensor, condition: Condition, noise: Noise, progress: float = 1.0, player: int = 0) -> Terms:
         """ "nats": mean over the positions (not over the D entries of one)."""
         check(self.space, z)
         if isinstance(self.space, Sequence):

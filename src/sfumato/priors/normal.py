@@ -29,7 +29,7 @@ class Normal(Prior):
         super().__init__()
         self.space = space
 
-    def loss(self, z: Tensor, condition: Condition, noise: Noise, progress: float = 1.0) -> Terms:
+    def loss(self, z: Tensor, condition: Condition, noise: Noise, progress: float = 1.0, player: int = 0) -> Terms:
         """No terms: nothing to learn."""
         return {}
 
@@ -59,7 +59,7 @@ class Uniform(Prior):
         super().__init__()
         self.space = space
 
-    def loss(self, z: Tensor, condition: Condition, noise: Noise, progress: float = 1.0) -> Terms:
+    def loss(self, z: Tensor, condition: Condition, noise: Noise, progress: float = 1.0, player: int = 0) -> Terms:
         """No terms: nothing to learn."""
         return {}
 

@@ -1,7 +1,8 @@
-"""Recipes over a learned latent space: ldm, dit, vq-ar. Their codec is named by a dial.
+"""Recipes over a latent space: ldm, dit, vq-ar, and any other pair, CODEC+PRIOR. Their codec is named by a dial.
 
-The dial `codec` is the name of an autoencoder's recipe, which is then built with the same size, side and channels; or
-JSON {"name": …, "dials": …}, as recipe.json keeps it when the codec came from another run (`--from codec=RUN`).
+The dial `codec` is the name of an autoencoder's recipe, which is then built with the same size, side and channels; a
+way to read pixels (codecs/pixels.py); or JSON {"name": …, "dials": …}, as recipe.json keeps it when the codec came from
+another run (`--from codec=RUN`).
 """
 
 from __future__ import annotations
@@ -10,18 +11,18 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from sfumato.codecs.pixels import Mode, Pixels
 from sfumato.core.contracts import Codec
-from sfumato.core.errors import Misfit, UsageError
-from sfumato.core.space import Grid, Tokens
-from sfumato.likelihoods import Categorical
-from sfumato.priors.autoregressive import Autoregressive
-from sfumato.priors.diffusion import Diffusion, Rectified, scaled_linear
+from sfumato.core.errors import UsageError
+from sfumato.core.space import Grid
 from sfumato.recipes.given import given
-from sfumato.recipes.networks import causal, unet
-from sfumato.recipes.networks import dit as dit_net
-from sfumato.recipes.sizes import DIT, LATENT_UNET, TOKEN_GPT, Size, planner
-from sfumato.recipes.table import add, build
+from sfumato.recipes.priors import PRIORS, prior_over
+from sfumato.recipes.sizes import Size, planner, side_for
+from sfumato.recipes.table import RECIPES, Recipe, add, build
 from sfumato.systems import System
+
+LEARNED = ("ae", "dae", "vae", "vqvae", "dvae", "fsq", "vqgan")
+PIXELS: dict[str, Mode] = {"pixels": "raw", "values": "values", "dequantised": "dequantised", "tokens": "tokens"}
 
 # How a codec serves a second stage when only its name is given: 32 × 32 pixels become 8 × 8 positions, except where a
 # published model says otherwise.
@@ -49,13 +50,15 @@ def codec_of(spec: str, size: Size, side: int | None, channels: int, paper: str 
         for key, value in asked.items():
             if value is not None and dials.get(key) not in (None, value):
                 raise UsageError(f"The codec was trained with --{key} {dials[key]}, but {value} is asked for here.")
+    elif spec in PIXELS:
+        return Pixels(Grid(channels, *[side_for(size, side)] * 2), PIXELS[spec])
     else:
         name = spec
         dials = {"size": size, "side": side, "channels": channels}
         dials |= _serving(spec, size, paper)
     system = build(name, **dials)
     if not isinstance(system, System) or not system.codec.learned:
-        raise UsageError(f"{name!r} does not learn a codec. Take ae, dae, vae, vqvae, dvae, fsq or vqgan.")
+        raise UsageError(f"{name!r} does not learn a codec. Take {', '.join(LEARNED)}, or {', '.join(PIXELS)}.")
     return system.codec
 
 
@@ -77,20 +80,28 @@ def _serving(name: str, size: Size, recipe: str | None) -> dict[str, Any]:
     return SERVES.get(name, {})
 
 
-def _grid(codec: Codec, recipe: str) -> Grid:
-    if not isinstance(codec.space, Grid):
-        raise Misfit(
-            f"{recipe} models continuous latents, and this codec yields {codec.space}. Take --codec dae or vae for it, "
-            "or the recipe vq-ar for tokens."
-        )
-    return codec.space
-
-
 def _published(size: Size, classes: int | None, text: bool) -> int:
     """Unasked, the published sizes are ImageNet's with its thousand classes; the others are unconditional."""
     if classes is None:
         return 1000 if size == "paper" and not text else 0
     return classes
+
+
+def over(
+    prior: str,
+    codec: str,
+    size: Size,
+    side: int | None,
+    channels: int,
+    classes: int,
+    text: bool,
+    paper: str | None = None,
+) -> System:
+    """The named prior over the named codec's latents, given labels, captions, both or neither. `paper` is the recipe
+    whose published codec stands in at size "paper"."""
+    first = codec_of(codec, size, side, channels, paper)
+    conditioner, doors = given(size, classes, text, attended=PRIORS[prior].attended)
+    return System(first, prior_over(prior, first, size, doors), conditioner)
 
 
 @add("ldm", planner("diffusion"))
@@ -103,11 +114,7 @@ def ldm(
     codec: str = "dae",
 ) -> System:
     """Latent diffusion: an autoencoder makes pictures small, a U-Net denoises there (arXiv:2112.10752)."""
-    first = codec_of(codec, size, side, channels, "ldm")
-    space = _grid(first, "ldm")
-    conditioner, doors = given(size, _published(size, classes, text), text, attended=True)
-    net = unet(LATENT_UNET[size], space.channels, space.channels, doors)
-    return System(first, Diffusion(space, net, path=scaled_linear(), target="v", levels=1000, steps=25), conditioner)
+    return over("diffusion", codec, size, side, channels, _published(size, classes, text), text, "ldm")
 
 
 @add("dit", planner("diffusion"))
@@ -120,13 +127,7 @@ def dit(
     codec: str = "dae",
 ) -> System:
     """A diffusion transformer over latents, on straight paths (arXiv:2212.09748, arXiv:2401.08740)."""
-    first = codec_of(codec, size, side, channels, "dit")
-    space = _grid(first, "dit")
-    conditioner, doors = given(size, _published(size, classes, text), text)
-    patch = 2 if size in ("m", "paper") else 1
-    net = dit_net(DIT[size], space, space.channels, doors, patch)
-    path = Rectified(logit_normal=(0.0, 1.0))
-    return System(first, Diffusion(space, net, path=path, target="velocity", steps=25, solver="heun"), conditioner)
+    return over("dit", codec, size, side, channels, _published(size, classes, text), text, "dit")
 
 
 @add("vq-ar", planner("autoregressive"))
@@ -139,12 +140,28 @@ def vq_ar(
     codec: str = "vqvae",
 ) -> System:
     """The tokens of a quantising autoencoder one after another, by a causal transformer (arXiv:2012.09841)."""
-    first = codec_of(codec, size, side, channels)
-    if not isinstance(first.space, Tokens):
-        raise Misfit(
-            f"vq-ar models tokens, and this codec yields {first.space}. Take --codec vqvae, vqgan, dvae or fsq."
-        )
-    conditioner, doors = given(size, classes, text)
-    net = causal(TOKEN_GPT[size], first.space, doors)
-    prior = Autoregressive(first.space, net, Categorical(first.space.vocab))
-    return System(first, prior, conditioner)
+    return over("autoregressive", codec, size, side, channels, classes, text)
+
+
+def composed(name: str) -> Recipe | None:
+    """CODEC+PRIOR as a recipe, for the pairs that have no name of their own; None where one of the two is not known."""
+    codec_name, plus, prior = name.partition("+")
+    if not (plus and prior in PRIORS and (codec_name in PIXELS or codec_name in LEARNED)):
+        return None
+
+    def pair(
+        size: Size = "s",
+        side: int | None = None,
+        channels: int = 3,
+        classes: int = 0,
+        text: bool = False,
+        codec: str = codec_name,
+    ) -> System:
+        return over(prior, codec, size, side, channels, classes, text)
+
+    pair.__doc__ = f"The latents of {codec_name!r} under the prior {prior!r}."
+    relaxed = "relaxed" if codec_name == "dvae" else "codec"
+    return Recipe(name, pair, planner(PRIORS[prior].plan, codec=relaxed))
+
+
+RECIPES.otherwise = composed

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.core.condition import Condition
-from sfumato.core.contracts import Batch, Batches, Codec, Conditioner, Given, Kind, Known, Objective, Prior, Terms
+from sfumato.core.contracts import (
+    Batch,
+    Batches,
+    Codec,
+    Conditioner,
+    Given,
+    Kind,
+    Known,
+    Latents,
+    Objective,
+    Prior,
+    Terms,
+)
 from sfumato.core.errors import Misfit, UsageError
 from sfumato.core.noise import Noise, derive
 from sfumato.core.registry import nearest
@@ -59,27 +71,46 @@ class System(nn.Module):
             with torch.no_grad():
                 z = self.codec.encode(batch["image"])
         noise = Noise.ambient(len(z), z.device) if noise is None else noise
-        condition = Condition.none(len(z)) if self.conditioner is None else self.conditioner(batch, noise)
-        return prior.loss(z, condition, noise, progress)
+        return prior.loss(z, self._heard(batch, len(z), noise), noise, progress, player)
 
     def players(self) -> list[list[nn.Parameter]]:
-        parts = [part for part in (self.prior, self.conditioner) if part is not None]
-        return [[p for part in parts for p in part.parameters()]]
+        ours, *others = [[]] if self.prior is None else self.prior.players()
+        return [[*ours, *([] if self.conditioner is None else self.conditioner.parameters())], *others]
 
     def prepare(self, batches: Batches) -> None:
         if not self.codec.learned:
             self.codec.prepare(batches)
         if self.conditioner is not None:
             self.conditioner.prepare(batches)
+        if self.prior is not None:
+            self.prior.prepare(self._latents(batches))
 
-    def settle(self, noise: Noise | None = None) -> None: ...
+    def settle(self, noise: Noise | None = None) -> None:
+        self._prior().settle(noise)
 
-    def forget(self) -> None: ...
+    def forget(self) -> None:
+        self._prior().forget()
 
-    def finish(self, batches: Batches) -> None: ...
+    def finish(self, batches: Batches) -> None:
+        self._prior().finish(self._latents(batches))
 
     def diagnostics(self) -> dict[str, float]:
-        return {}
+        return self._prior().diagnostics()
+
+    def _heard(self, batch: Batch, rows: int, noise: Noise | None = None) -> Condition:
+        """The condition of a batch of the data; with noise, some of it dropped."""
+        return Condition.none(rows) if self.conditioner is None else self.conditioner(batch, noise)
+
+    def _latents(self, batches: Batches) -> Latents:
+        """The data as the prior sees them; whoever does not iterate does not pay for the encoding."""
+
+        @torch.no_grad()
+        def passed() -> Iterator[tuple[Tensor, Condition]]:
+            for batch in batches():
+                z = batch["latent"] if "latent" in batch else self.codec.encode(batch["image"])
+                yield z, self._heard(batch, len(z))
+
+        return passed
 
     def train(self, mode: bool = True) -> System:
         super().train(mode)

@@ -148,7 +148,7 @@ class Diffusion(Prior):
             return self.path.draw(u)
         return ((u * self.levels).floor().clamp(max=self.levels - 1) + 1) / self.levels
 
-    def loss(self, z: Tensor, condition: Condition, noise: Noise, progress: float = 1.0) -> Terms:
+    def loss(self, z: Tensor, condition: Condition, noise: Noise, progress: float = 1.0, player: int = 0) -> Terms:
         """denoise: the weighted squared error, mean over all entries (by "vlb" in nats per entry and unit of t);
         variance: 0.001 · the discrete bound in nats per entry, where the variance is learned."""
         check(self.space, z)
