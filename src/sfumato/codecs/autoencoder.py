@@ -28,12 +28,11 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.codecs.bottlenecks import Bottleneck, Meter
-from sfumato.codecs.codebook import total
 from sfumato.core.contracts import Batch, Batches, Codec, Terms
 from sfumato.core.errors import Misfit
 from sfumato.core.noise import Noise
 from sfumato.core.space import Grid, Tokens, size
-from sfumato.core.tensors import per_image
+from sfumato.core.tensors import over_processes, per_image
 from sfumato.likelihoods import Distribution, Likelihood
 from sfumato.losses import ADVERSARIAL, adaptive_weight
 
@@ -251,7 +250,9 @@ class AutoEncoder(Codec):
         self.bottleneck.settle(noise)
         seen, self._seen = self._seen, []
         if self.watch is not None and seen:
-            sums = total(torch.stack([torch.stack([error, torch.ones_like(error)]) for error, _ in seen]).sum(0))
+            sums = over_processes(
+                torch.stack([torch.stack([error, torch.ones_like(error)]) for error, _ in seen]).sum(0)
+            )
             self.watch.see(sums[0] / sums[1], seen[-1][1])
 
     def forget(self) -> None:
@@ -270,7 +271,7 @@ class AutoEncoder(Codec):
             images += len(z)
             if images >= ENOUGH:
                 break
-        count, first, second = total(moments).tolist()
+        count, first, second = over_processes(moments).tolist()
         if count:
             self.mean.fill_(first / count)
             self.deviation.fill_(max(second / count - (first / count) ** 2, 1e-12) ** 0.5)

@@ -30,6 +30,7 @@ from sfumato.core.contracts import Terms
 from sfumato.core.errors import Misfit
 from sfumato.core.noise import Noise
 from sfumato.core.space import Grid, Space, Tokens
+from sfumato.core.tensors import over_processes
 
 CHUNK = 2**24  # entries of the distance table at a time: 64 MiB
 
@@ -38,13 +39,6 @@ def _spread(tensor: Tensor) -> Tensor:
     """What the first process has, everywhere."""
     if distributed.is_available() and distributed.is_initialized():
         distributed.broadcast(tensor, 0)
-    return tensor
-
-
-def total(tensor: Tensor) -> Tensor:
-    """The sum over all processes, in place."""
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.all_reduce(tensor)
     return tensor
 
 
@@ -227,7 +221,8 @@ class Codebook(Bottleneck):
             return
         gathered, self._gathered = self._gathered, []
         counts, sums, few = (list(part) for part in zip(*gathered))
-        n, m, rows = total(torch.stack(counts).sum(0)), total(torch.stack(sums).sum(0)), torch.cat(few)
+        n, m = over_processes(torch.stack(counts).sum(0)), over_processes(torch.stack(sums).sum(0))
+        rows = torch.cat(few)
         noise = Noise.ambient(1, rows.device) if noise is None else noise
         self.usage += n
         if not self.fitted:

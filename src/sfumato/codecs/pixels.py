@@ -69,6 +69,9 @@ class Pixels(Codec):
         middle = z.unflatten(1, shape).movedim(-1, 1).float() * share + (share - 1) / 2
         return middle / 127.5 - 1
 
+    def draw(self, x: Tensor, noise: Noise) -> Tensor:
+        return self.lift(x, noise)[0]
+
     def lift(self, x: Tensor, noise: Noise | None = None) -> tuple[Tensor, Tensor]:
         each = {"raw": 0.0, "values": 0.0, "dequantised": -math.log(128), "tokens": -math.log(256 / self.levels)}[
             self.mode

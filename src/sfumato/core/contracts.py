@@ -21,11 +21,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sfumato.core.condition import Condition
 from sfumato.core.errors import Misfit
 from sfumato.core.noise import Noise
-from sfumato.core.space import Space
+from sfumato.core.space import Grid, Space, Tokens
 
 Batch = Mapping[str, Any]
 Given = Mapping[str, Any]
@@ -90,6 +91,11 @@ class Codec(nn.Module, ABC):
     @abstractmethod
     def decode(self, z: Tensor) -> Tensor: ...
 
+    def draw(self, x: Tensor, noise: Noise) -> Tensor:
+        """The latent that a prior learns from: where a density is to be learned of values that are discrete, they are
+        dequantised here, anew each time. By default it is `encode`."""
+        return self.encode(x)
+
     def lift(self, x: Tensor, noise: Noise | None = None) -> tuple[Tensor, Tensor]:
         """(z, w) of the formula above; w (B,) in nats."""
         raise Misfit(
@@ -100,6 +106,28 @@ class Codec(nn.Module, ABC):
     def blend(self, a: Tensor, b: Tensor, weight: float) -> Tensor:
         """A latent between two, in whatever way suits the space; weight 0 gives a, 1 gives b."""
         raise Misfit(f"{type(self).__name__} has no in-between of two latents.")
+
+    def reach(self, hole: Tensor) -> Tensor:
+        """Which entries of the latent depend on the pixels in a hole (B, 1, H, W) bool: the latent's shape, bool. By
+        default a cell of the layout depends on the pixels under it."""
+        layout = self.space.layout
+        if layout is None:
+            raise Misfit(f"{self.space} has no layout in the plane, so a part of the image is no part of the latent.")
+        cells = F.adaptive_max_pool2d(hole.float(), layout) > 0
+        if isinstance(self.space, Grid):
+            return cells.expand(-1, self.space.channels, -1, -1)
+        cells = cells.flatten(1)
+        return cells if isinstance(self.space, Tokens) else cells[..., None].expand(-1, -1, self.space.width)
+
+    @property
+    def stage(self) -> Codec:
+        """What of it learns in the stage "codec"."""
+        return self
+
+    def adapt(self, batches: Batches) -> None:
+        """Before a prior's first step: what is measured once all that learns is frozen."""
+        if not self.learned:
+            self.prepare(batches)
 
     def loss(self, batch: Batch, player: int = 0, noise: Noise | None = None, progress: float = 1.0) -> Terms:
         raise Misfit(f"{type(self).__name__} has nothing to learn.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 
 def per_image(x: Tensor) -> Tensor:
@@ -19,6 +19,13 @@ def mean_per_image(x: Tensor) -> Tensor:
 def against(value: Tensor, like: Tensor) -> Tensor:
     """A (B,) with trailing ones, so that it broadcasts against `like` (B, …)."""
     return value.reshape(value.shape + (1,) * (like.ndim - value.ndim))
+
+
+def over_processes(x: Tensor) -> Tensor:
+    """The sum over all processes, in place."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.all_reduce(x)
+    return x
 
 
 def pick(keep: Tensor, a: Tensor, b: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""The table of recipes: a recipe is a typed function of at most six dials that returns a System or a Cascade.
+"""The table of recipes: a recipe is a typed function of few dials that returns a System or a Cascade.
+
+Five dials are the frame, the same in every recipe that has them: size, side and channels of the picture, and what it is
+given (classes, text). A recipe has at most three of its own beside.
 
 Its signature is the command line, the studio's form and recipe.json: dials are ints, floats, bools, strings, literals
 or "one of these or None", so they can be written down, and nothing else decides what is built.
@@ -21,7 +24,8 @@ from sfumato.systems import Cascade, System
 
 Built = System | Cascade
 Planner = Callable[[str, str], Plan]  # (stage, size) → how it is trained
-MOST_DIALS = 6
+FRAME = ("size", "side", "channels", "classes", "text")
+MOST_OWN = 3
 
 
 @dataclass(frozen=True)
@@ -107,8 +111,9 @@ def add(name: str, planner: Planner) -> Callable[[F], F]:
 
     def register(function: F) -> F:
         recipe = Recipe(name, function, planner)
-        if len(recipe.dials) > MOST_DIALS:
-            raise ValueError(f"The recipe {name!r} has {len(recipe.dials)} dials; {MOST_DIALS} are enough.")
+        own = [dial for dial in recipe.dials if dial not in FRAME]
+        if len(own) > MOST_OWN:
+            raise ValueError(f"The recipe {name!r} has {len(own)} dials of its own; {MOST_OWN} are enough.")
         RECIPES.add(name)(recipe)
         return function
 

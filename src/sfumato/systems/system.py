@@ -58,7 +58,7 @@ class System(nn.Module):
         """What there is to train, in order. An empty prior stage (Normal has no parameters) is left out."""
         found: dict[str, Objective] = {}
         if self.codec.learned:
-            found["codec"] = self.codec
+            found["codec"] = self.codec.stage
         if self.prior is not None and any(True for _ in self.prior.parameters()):
             found["prior"] = self
         return found
@@ -66,11 +66,12 @@ class System(nn.Module):
     def loss(self, batch: Batch, player: int = 0, noise: Noise | None = None, progress: float = 1.0) -> Terms:
         """The prior's terms on the latents of batch["image"] (or on batch["latent"]), given the rest of the batch."""
         prior = self._prior()
-        z = batch.get("latent")
+        z, rows = batch.get("latent"), batch.get("image", batch.get("latent"))
+        assert isinstance(rows, Tensor), "a batch has images or latents"
+        noise = Noise.ambient(len(rows), rows.device) if noise is None else noise
         if z is None:
             with torch.no_grad():
-                z = self.codec.encode(batch["image"])
-        noise = Noise.ambient(len(z), z.device) if noise is None else noise
+                z = self.codec.draw(batch["image"], noise)
         return prior.loss(z, self._heard(batch, len(z), noise), noise, progress, player)
 
     def players(self) -> list[list[nn.Parameter]]:
@@ -78,8 +79,7 @@ class System(nn.Module):
         return [[*ours, *([] if self.conditioner is None else self.conditioner.parameters())], *others]
 
     def prepare(self, batches: Batches) -> None:
-        if not self.codec.learned:
-            self.codec.prepare(batches)
+        self.codec.adapt(batches)
         if self.conditioner is not None:
             self.conditioner.prepare(batches)
         if self.prior is not None:
@@ -107,7 +107,8 @@ class System(nn.Module):
         @torch.no_grad()
         def passed() -> Iterator[tuple[Tensor, Condition]]:
             for batch in batches():
-                z = batch["latent"] if "latent" in batch else self.codec.encode(batch["image"])
+                x = batch.get("image")
+                z = batch["latent"] if x is None else self.codec.draw(x, Noise.ambient(len(x), x.device))
                 yield z, self._heard(batch, len(z))
 
         return passed
@@ -214,20 +215,14 @@ class System(nn.Module):
     def edit(self, images: Tensor, mask: Tensor, given: Given | None = None, **options: Any) -> Tensor:
         """Repaints where mask (n or 1, 1, H, W) is true; every other pixel is returned as it came.
 
-        A latent cell is held when no pixel under it is to change.
+        What of the latent depends on no pixel that is to change is held.
         """
-        layout, n = self.codec.space.layout, len(images)
-        if layout is None:
-            raise Misfit(
-                f"{self.codec.space} has no layout in the plane, so a part of the image is no part of the latent."
-            )
-        hole = mask.to(images.device).expand(n, 1, *images.shape[-2:]).float()
+        n = len(images)
+        hole = mask.to(images.device).expand(n, 1, *images.shape[-2:]) > 0
+        free = self.codec.reach(hole.to(self.device))
         z = self.encode(images)
-        free = F.adaptive_max_pool2d(hole, layout) > 0
-        free = free.expand(-1, z.shape[1], -1, -1) if z.ndim == 4 else free.flatten(1)
-        free = free[..., None].expand_as(z) if z.ndim == 3 else free
-        painted = self.sample(n, given, known=(z, ~free.to(z.device)), **options).to(images.device)
-        return torch.where(hole > 0, painted, images)
+        painted = self.sample(n, given, known=(z, ~free), **options).to(images.device)
+        return torch.where(hole, painted, images)
 
     @torch.no_grad()
     def interpolate(self, a: Tensor, b: Tensor, frames: int = 8, given: Given | None = None, **options: Any) -> Tensor:

@@ -2,39 +2,49 @@
 
     z_t = α x + σ ε,   loss = E_t w(t) / det² · |p̂(z_t, t, c) − (a x + b ε)|²,   p(z_1) = N(0, terminal²)
 
-One class is DDPM, improved DDPM, DDIM, latent diffusion, EDM and rectified flow: they differ in the path (α, σ), the
-target (a, b), the weighting w and the solver, and each is a row of a table (path.py, target.py, solvers.py).
+One class is DDPM, improved DDPM, DDIM, latent diffusion, EDM, rectified flow, VDM and GUD: they differ in the path
+(α, σ), the target (a, b), the weighting w and the solver, and each is a row of a table (path.py, gamma.py, target.py,
+solvers.py).
 
 With `learned_variance` the network gives twice the channels; the second half o places the log-variance of a reverse
 step between log β̃ and log β, at (o + 1) / 2, and learns by 0.001 · (the discrete bound in nats per entry), through
 which the mean gets no gradient (Nichol & Dhariwal 2021, arXiv:2102.09672).
 
-Shapes: z (B, C, H, W) or (B, N, D); net(z, t (B,), condition) → the shape of z, or twice its channels (the last
-dimension for sequences).
+Where the path's ends are learned (VDM) the loss is the whole bound in nats per entry: denoise (by "vlb"), and the two
+that hold the ends, decoder −log N(x; z/α, (σ/α)²) at t₀ and terminal KL(q(z_1|x) ‖ p(z_1)).
+
+Where components have schedules of their own (GUD) the net is told their γ instead of the time, and what is `known`
+stays nearly clean all the way, instead of being put back at the level of the rest.
+
+Shapes: z (B, C, H, W) or (B, N, D); net(z, t (B,) or γ like z, condition) → the shape of z, or twice its channels (the
+last dimension for sequences).
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from sfumato.core.condition import Condition
-from sfumato.core.contracts import Kind, Known, Prior, Terms
-from sfumato.core.errors import Misfit
+from sfumato.core.contracts import Kind, Known, Latents, Prior, Terms
+from sfumato.core.errors import Misfit, UsageError
 from sfumato.core.noise import Noise
 from sfumato.core.space import Grid, Sequence, check
-from sfumato.core.tensors import against
+from sfumato.core.tensors import against, mean_per_image
 from sfumato.priors.diffusion import bound
+from sfumato.priors.diffusion.gamma import ByGamma, Held, Learned, Staggered
+from sfumato.priors.diffusion.importance import Importance
 from sfumato.priors.diffusion.path import Path, level
 from sfumato.priors.diffusion.solvers import SOLVERS, Denoise, Prediction, State, configure, hold, solve, times
 from sfumato.priors.diffusion.target import TARGETS, WEIGHTINGS, combine, determinant, split, weigh
 from sfumato.priors.guidance import during, first_half, guide, linear, rescaled
 
 Clamp = Literal["static", "dynamic"]
-Estimate = Literal["bound", "steps", "flow"]
+Estimate = Literal["bound", "steps", "flow", "adaptive"]
 
 
 class Diffusion(Prior):
@@ -43,9 +53,11 @@ class Diffusion(Prior):
     levels     T: train on t = k/T alone (DDPM), and sample at such times; None: on all t
     clamp      of x̂ while sampling: "static" to [−1, 1], "dynamic" to a quantile (Imagen); None for latents
     steps, solver, grid    the defaults of `sample`
-    estimate   what log_prob gives: "bound" (continuous), "steps" (discrete, T levels), "flow" (exact up to the solver)
+    estimate   what log_prob gives: "bound" (continuous), "steps" (discrete, T levels), "flow" (exact up to the solver),
+               "adaptive" (a flow whose solver chooses its steps; needs the package torchdiffeq)
     points     how many network calls of it, or steps of the flow
     eight_bit  z holds 8-bit values k/127.5 − 1, and log_prob is that of the values rather than a density
+    importance buckets of t, drawn in proportion to √E[cost²] so that the loss varies little (arXiv:2102.09672); 0: none
     """
 
     spaces = (Grid, Sequence)
@@ -68,13 +80,15 @@ class Diffusion(Prior):
         estimate: Estimate = "bound",
         points: int = 64,
         eight_bit: bool = False,
+        importance: int = 0,
     ):
         super().__init__()
         self.space, self.net, self.path, self.target, self.weighting = space, net, path, target, weighting
         self.levels, self.learned_variance, self.clamp = levels, learned_variance, clamp
         self.steps, self.solver, self.grid = steps, solver, grid
         self.estimate, self.points, self.eight_bit = estimate, points, eight_bit
-        self.kind: Kind | None = "exact" if estimate == "flow" else "bound"
+        self.kind: Kind | None = "exact" if estimate in ("flow", "adaptive") else "bound"
+        self.importance = Importance(importance) if importance else None
         self._refuse_misfits()
 
     def _refuse_misfits(self) -> None:
@@ -85,6 +99,8 @@ class Diffusion(Prior):
                 "A learned variance and the discrete bound belong to a chain of T steps, but levels is None. "
                 "Set levels (DDPM has 1000), or learn no variance and take the continuous bound."
             )
+        if isinstance(self.path, nn.Module):  # by γ, so α > 0
+            return
         # on the CPU, so that a system can be laid out on the meta device
         at = level(self.path, torch.full((1,), self.path.top, device="cpu"), torch.zeros(1, 1, 1, device="cpu"))
         if bool((determinant(self.target, at) == 0).any()):
@@ -99,18 +115,19 @@ class Diffusion(Prior):
 
     # ---- reading the network ----
 
-    def predict(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
+    def predict(self, z: Tensor, t: Tensor, condition: Condition, path: Path | None = None) -> Tensor:
         """The network's raw output in z's precision; it sees z at unit variance where the path asks for that."""
-        seen = z / level(self.path, t, z).std if self.path.scaled else z
-        return self.net(seen, t, condition).to(z.dtype)
+        path = self.path if path is None else path
+        seen = z / level(path, t, z).std if path.scaled else z
+        return self.net(seen, path.told(t, z), condition).to(z.dtype)
 
-    def read(self, z: Tensor, t: Tensor, out: Tensor) -> Prediction:
+    def read(self, z: Tensor, t: Tensor, out: Tensor, path: Path | None = None) -> Prediction:
         """The raw output → (x̂, ε̂, blend)."""
         blend = None
         if self.learned_variance:
             out, rest = out.chunk(2, self.channel_dim)
             blend = (rest + 1) / 2
-        return Prediction(*split(self.target, level(self.path, t, z), z, out), blend)
+        return Prediction(*split(self.target, level(path or self.path, t, z), z, out), blend)
 
     def denoiser(
         self,
@@ -120,52 +137,88 @@ class Diffusion(Prior):
         *,
         interval: tuple[float, float] | None = None,
         rescale: float = 0.0,
+        path: Path | None = None,
     ) -> Denoise:
-        """(z, t) → (x̂, ε̂): guided in the target, which is affine in x̂ and ε̂, then clamped."""
+        """(z, t) → (x̂, ε̂) on a path (None: our own): guided in the target, which is affine in x̂ and ε̂, then clamped."""
+        on = self.path if path is None else path
         mix = rescaled(rescale) if rescale else linear
         if self.learned_variance:
             mix = first_half(mix, self.channel_dim)
-        raw = guide(self.predict, condition, null, guidance, mix)
+        predict = lambda z, t, condition: self.predict(z, t, condition, on)
+        raw = guide(predict, condition, null, guidance, mix)
         if interval is not None:
-            raw = during(raw, guide(self.predict, condition, null, 1.0), interval)
+            raw = during(raw, guide(predict, condition, null, 1.0), interval)
 
         def denoise(z: Tensor, t: Tensor) -> Prediction:
-            found = self.read(z, t, raw(z, t))
+            found = self.read(z, t, raw(z, t), on)
             if self.clamp is None:
                 return found
             x = clamped(found.x, self.clamp)
-            at = level(self.path, t, z)
+            at = level(on, t, z)
             return found._replace(x=x, eps=(z - at.alpha * x) / at.sigma)
 
         return denoise
 
     # ---- training ----
 
+    def prepare(self, latents: Latents) -> None:
+        """Measures the components' variances, where the path's schedules depend on them."""
+        if isinstance(self.path, Staggered):
+            self.path.fit(z for z, _ in latents())
+
     def draw_times(self, noise: Noise) -> Tensor:
         """(B,) training times, evenly spread over the whole batch."""
-        u = noise.spread()
+        return self._times_of(noise.spread())
+
+    def _times_of(self, u: Tensor) -> Tensor:
         if self.levels is None:
             return self.path.draw(u)
         return ((u * self.levels).floor().clamp(max=self.levels - 1) + 1) / self.levels
 
     def loss(self, z: Tensor, condition: Condition, noise: Noise, progress: float = 1.0, player: int = 0) -> Terms:
         """denoise: the weighted squared error, mean over all entries (by "vlb" in nats per entry and unit of t);
-        variance: 0.001 · the discrete bound in nats per entry, where the variance is learned."""
+        variance: 0.001 · the discrete bound in nats per entry, where the variance is learned; decoder and terminal:
+        nats per entry, where the path's ends are learned."""
         check(self.space, z)
-        t = self.draw_times(noise)
-        at, eps = level(self.path, t, z), noise.normal(*z.shape[1:]).to(z)
+        path, u = self.path.drawn(noise, z), noise.spread()
+        weight: Tensor | None = None
+        if self.importance is not None:
+            u, weight = self.importance.draw(u)
+        t = self._times_of(u)
+        at, eps = level(path, t, z), noise.normal(*z.shape[1:]).to(z)
         noisy = at.alpha * z + at.sigma * eps
-        out = self.predict(noisy, t, condition)
+        out = self.predict(noisy, t, condition, path)
         p = out.chunk(2, self.channel_dim)[0] if self.learned_variance else out
-        error = p - combine(self.target, at, z, eps)
-        terms = {"denoise": weigh(self.weighting, self.target, at, error).mean()}
+        cost = mean_per_image(weigh(self.weighting, self.target, at, p - combine(self.target, at, z, eps)))
+        if self.importance is not None and weight is not None:
+            self.importance.see(u, cost, self.training)
+            cost = cost * weight
+        terms = {"denoise": cost.mean()}
         if self.levels is not None and self.learned_variance:
             found = self.read(noisy, t, out)
             frozen = found._replace(x=found.x.detach(), eps=found.eps.detach())
             before = ((t * self.levels).round() - 1) / self.levels
-            cost = bound.step_cost(self.path, frozen, z, t, before, self.eight_bit)
-            terms["variance"] = 0.001 * self.levels * cost.mean()
+            terms["variance"] = 0.001 * self.levels * bound.step_cost(path, frozen, z, t, before, self.eight_bit).mean()
+        if isinstance(path, Learned):
+            path.weigh(cost)
+            terms |= self._ends(path, z, noise)
         return terms
+
+    def _ends(self, path: Path, z: Tensor, noise: Noise) -> Terms:
+        """What keeps learned ends from running away: without them no noise at all would be cheapest."""
+        low, high = (z.new_full((len(z),), end) for end in path.ends)
+        at = level(path, low, z)
+        around = z + at.sigma / at.alpha * noise.normal(*z.shape[1:]).to(z)
+        decoder = bound.decode_cost(z, around, 2 * (at.sigma / at.alpha).log().expand_as(z), self.eight_bit)
+        return {"decoder": decoder.mean(), "terminal": bound.terminal_cost(path, z, high).mean()}
+
+    def settle(self, noise: Noise | None = None) -> None:
+        if self.importance is not None:
+            self.importance.settle()
+
+    def forget(self) -> None:
+        if self.importance is not None:
+            self.importance.forget()
 
     # ---- sampling ----
 
@@ -186,6 +239,8 @@ class Diffusion(Prior):
         rescale: float = 0.0,
         start: Tensor | None = None,
         rounds: int = 1,
+        softness: float | None = None,
+        stop: float = 0.0,
     ) -> Iterator[State]:
         """Every state on the way from noise to data, for progress and previews (State.x is the picture so far).
 
@@ -193,62 +248,53 @@ class Diffusion(Prior):
         interval   the times within which to guide           rescale    φ of guidance.rescaled
         start      the noise to begin with, of unit variance, instead of a draw: from `invert`, or between two of them
         known      is put back at each level, newly noised, and exactly at the end; `rounds` > 1 take each step so often
-                   that the rest agrees with it (solvers.hold)
+                   that the rest agrees with it (solvers.hold). With a schedule for each component it stays nearly clean
+        softness   of such schedules, other than trained with or within the range that was trained (gamma.Staggered.at)
+        stop       the time at which to stop, and to take the picture so far: a preview, coarse where size orders
         """
-        grid = grid or self.grid or self.path.grid
-        at = times(self.path, self.steps if steps is None else steps, grid, self.levels)
-        denoise = self.denoiser(condition, null, guidance, interval=interval, rescale=rescale)
+        path = self._path(softness, None if known is None else known[1])
+        grid = grid or self.grid or path.grid
+        at = times(path, self.steps if steps is None else steps, grid, self.levels)
+        denoise = self.denoiser(condition, null, guidance, interval=interval, rescale=rescale, path=path)
         step = configure(solver or self.solver, eta, variance)
 
         def draw() -> Tensor:
             return noise.normal(*self.space.shape).to(eps)
 
         eps = noise.normal(*self.space.shape) if start is None else check(self.space, start)
-        z, at = self.path.terminal * eps, at.to(eps)
+        z, at = torch.as_tensor(path.terminal).to(eps) * eps, at.to(eps)
         if known is not None:
             value, mask = known
-            first = level(self.path, at[0].expand(len(z)), z)
+            first = level(path, at[0].expand(len(z)), z)
             z = torch.where(mask, first.alpha * value + first.sigma * eps, z)
-            step = hold(step, value, mask, rounds)
-        yield from solve(step, self.path, denoise, z, at, draw)
+            step = hold(step, value, mask, rounds) if path.scalar else step
+        for state in solve(step, path, denoise, z, at, draw):
+            yield state
+            if float(state.t[0]) <= stop:
+                return
+
+    def _path(self, softness: float | None, mask: Tensor | None) -> Path:
+        """Our own path, as soft as asked, holding what is known."""
+        path = self.path
+        if softness is not None:
+            if not isinstance(path, Staggered):
+                raise UsageError("A softness belongs to schedules of components, and here all share one. Leave it out.")
+            path = path.at(softness)
+        if mask is None or path.scalar:
+            return path
+        assert isinstance(path, ByGamma)
+        return Held(path, mask)
 
     @torch.no_grad()
-    def sample(  # type: ignore[override]  # options are named, so that a wrong one is answered with the nearest
-        self,
-        condition: Condition,
-        noise: Noise,
-        *,
-        null: Condition | None = None,
-        guidance: float = 1.0,
-        known: Known | None = None,
-        steps: int | None = None,
-        solver: str | None = None,
-        grid: str | None = None,
-        eta: float = 0.0,
-        variance: str = "small",
-        interval: tuple[float, float] | None = None,
-        rescale: float = 0.0,
-        start: Tensor | None = None,
-        rounds: int = 1,
-    ) -> Tensor:
-        """The end of `trajectory`, which explains the options."""
-        *_, last = self.trajectory(
-            condition,
-            noise,
-            null=null,
-            guidance=guidance,
-            known=known,
-            steps=steps,
-            solver=solver,
-            grid=grid,
-            eta=eta,
-            variance=variance,
-            interval=interval,
-            rescale=rescale,
-            start=start,
-            rounds=rounds,
-        )
-        return last.z if known is None else torch.where(known[1], known[0], last.z)
+    def sample(self, condition: Condition, noise: Noise, **options: Any) -> Tensor:  # type: ignore[override]
+        """The end of `trajectory`, whose options these are; the picture so far where it was stopped before."""
+        *_, last = self.trajectory(condition, noise, **options)
+        z, known = last.x if options.get("stop") else last.z, options.get("known")
+        assert z is not None
+        return z if known is None else torch.where(known[1], known[0], z)
+
+    # so that a wrong option is answered with the nearest
+    sample.__signature__ = inspect.signature(trajectory)  # type: ignore[attr-defined]
 
     @torch.no_grad()
     def invert(
@@ -270,7 +316,7 @@ class Diffusion(Prior):
         at = level(self.path, low, z)
         z = at.alpha * z + at.sigma * denoise(at.alpha * z, low).eps
         *_, last = solve(configure(solver), self.path, denoise, z, up, lambda: torch.zeros_like(z))
-        return last.z / self.path.terminal
+        return last.z / torch.as_tensor(self.path.terminal).to(z)
 
     # ---- likelihood ----
 
@@ -281,6 +327,8 @@ class Diffusion(Prior):
         denoise = self.denoiser(condition)
         if self.estimate == "flow":
             return bound.flow_log_prob(self.path, denoise, z, noise, self.points)
+        if self.estimate == "adaptive":
+            return bound.flow_log_prob(self.path, denoise, z, noise, None)
         if self.estimate == "steps":
             assert self.levels is not None
             return bound.discrete(self.path, denoise, z, noise, self.levels, self.eight_bit)

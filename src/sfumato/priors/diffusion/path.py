@@ -6,6 +6,7 @@
     tabulated     √ᾱ(t)             √(1 − ᾱ(t))    DDPM, Ho et al. 2020, arXiv:2006.11239
     EDM           1                 σ_max t^ρ      Karras et al. 2022, arXiv:2206.00364
     rectified     1 − t             t              Liu 2022, arXiv:2209.03003; Lipman 2022, arXiv:2210.02747
+    by γ          √sigmoid(−γ(t))   √sigmoid(γ(t)) Kingma et al. 2021, arXiv:2107.00630; gamma.py, also per component
 
 A path is a function of t, entry by entry, and a level's numbers broadcast against the latent: t is shaped (B, 1, …, 1),
 and a path with an own schedule for each component (GUD, arXiv:2410.02667) returns levels of shape (B, …). Derivatives
@@ -19,21 +20,23 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sfumato.core.errors import Misfit
+from sfumato.core.noise import Noise
 from sfumato.core.tensors import against
 
 
 @dataclass(frozen=True)
 class Level:
-    """Where a path is at time t. `spread` is the standard deviation of x that preconditioning reckons with."""
+    """Where a path is at time t. `spread` is the standard deviation of x that preconditioning reckons with, one for all
+    entries or one for each."""
 
     alpha: Tensor
     sigma: Tensor
     d_alpha: Tensor
     d_sigma: Tensor
-    spread: float = 1.0
+    spread: float | Tensor = 1.0
 
     @property
     def gamma(self) -> Tensor:
@@ -62,13 +65,21 @@ class Path(ABC):
 
     ends: tuple[float, float]
     top: float = 1.0
-    terminal: float = 1.0
+    terminal: float | Tensor = 1.0
     grid: str = "uniform"
     scaled: bool = False
     scalar: bool = True
 
     @abstractmethod
     def __call__(self, t: Tensor) -> Level: ...
+
+    def told(self, t: Tensor, z: Tensor) -> Tensor:
+        """What the network is told about the noise in z at times t (B,)."""
+        return t
+
+    def drawn(self, noise: Noise, z: Tensor) -> Path:
+        """The path for a batch z in training; another for each picture where training is over a range of paths."""
+        return self
 
     def draw(self, u: Tensor) -> Tensor:
         """Training times of uniform numbers u in [0, 1): evenly between the ends."""
@@ -81,7 +92,8 @@ class Path(ABC):
             raise Misfit(
                 f"{type(self).__name__} has a schedule for each component, so no one time has a given log SNR."
             )
-        wanted = gamma.to("cpu", torch.float64)
+        weights = next(self.parameters(), None) if isinstance(self, nn.Module) else None  # a learned path's
+        wanted = gamma.to("cpu" if weights is None else weights.device, torch.float64)
         low, high = torch.zeros_like(wanted), torch.ones_like(wanted)
         for _ in range(52):  # one bit of a float64 each
             middle = (low + high) / 2

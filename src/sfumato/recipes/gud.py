@@ -1,0 +1,207 @@
+"""Unified diffusion: a basis, an order in which its components are drawn, a softness of that order (arXiv:2410.02667).
+
+recipe                 basis                           drawn first               softness means
+gud-pixel              pixels                          all at once               –
+gud-pca                eigenvectors of the data        large variance            1 / a
+gud-fourier            real Fourier                    large variance            1 / a
+gud-wavelet            Haar, three levels              large variance: coarse    1 / a
+gud-columns            pixels                          the left                  the share of time a column is active
+gud-wavelet-columns    Haar, three levels              coarse, then the left     the share of time a column is active
+gud-latent             eigenvectors over a codec       large variance            1 / a
+vdm                    pixels, and γ(t) is learned     all at once               –
+
+Softness 1 is plain diffusion where the order is by size. A range, "0.5-2", trains one network on all softnesses in it.
+`exponent` r whitens: the noise has the covariance of the data to the power r.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch import Tensor
+
+from sfumato.codecs.bases import Components, Through, space_of
+from sfumato.codecs.orthogonal import Fourier, Identity, Orthogonal, Principal, Wavelet
+from sfumato.codecs.pixels import Pixels
+from sfumato.core.errors import UsageError
+from sfumato.core.space import Grid
+from sfumato.core.space import size as entries
+from sfumato.nn.stated import Fine, Stated
+from sfumato.priors.diffusion import Diffusion, Learned, Staggered
+from sfumato.recipes.given import given
+from sfumato.recipes.latents import codec_of
+from sfumato.recipes.networks import unet
+from sfumato.recipes.sizes import LATENT_UNET, PIXEL_UNET, READER, Size, Unet, planner, side_for
+from sfumato.recipes.table import add
+from sfumato.systems import System
+
+LEVELS = 3  # of the wavelet
+
+
+def _range(softness: str) -> tuple[float, tuple[float, float] | None]:
+    """ "0.5" → (0.5, None); "0.5-2" → the geometric middle and the range."""
+    try:
+        low, *high = (float(part) for part in str(softness).split("-"))
+    except ValueError:
+        low, high = 0.0, []
+    if low <= 0 or len(high) > 1 or (high and high[0] <= low):
+        raise UsageError(f"--softness takes a positive number, or a range such as 0.5-2, not {softness!r}.")
+    return ((low * high[0]) ** 0.5, (low, high[0])) if high else (low, None)
+
+
+def _by_size(basis: Orthogonal, softness: str) -> Staggered:
+    middle, between = _range(softness)
+    return Staggered(basis.group, size=1 / middle, between=between, clip=False)
+
+
+def _by_columns(basis: Orthogonal, softness: str, size: float = 0.0) -> Staggered:
+    """From left to right: what lies further right is noised earlier. Every place is told its column in (0, 1)."""
+    middle, between = _range(softness)
+    if (between[1] if between else middle) > 1:
+        raise UsageError(f"A column is active for at most all of the time: --softness is at most 1, not {softness!r}.")
+    column: Tensor = basis.centres()[1]
+    place = (column - column.min()) / (column.max() - column.min())
+    return Staggered(basis.group, place, size=size, softness=middle, between=between, low=-11.0, sized=size > 0)
+
+
+def _denoiser(dims: Unet, size: Size, basis: Orthogonal, classes: int, text: bool) -> tuple[Stated, Any]:
+    """A U-Net of pictures that is told the noise of components, and the conditioner."""
+    conditioner, doors = given(size, classes, text)
+    if not basis.local and doors.context is None:
+        doors = type(doors)(doors.vector, READER[size].width)
+    net = unet(dims, basis.data.channels, basis.data.channels, doors, grid=basis.layers or None)
+    return Stated(net, basis, context=doors.context), conditioner
+
+
+def _gud(
+    size: Size, codec: Components | Through, basis: Orthogonal, path: Staggered, dims: Unet, classes: int, text: bool
+) -> System:
+    net, conditioner = _denoiser(dims, size, basis, classes, text)
+    prior = Diffusion(codec.space, net, path, "edm", "vlb", steps=25)  # type: ignore[arg-type]
+    return System(codec, prior, conditioner)
+
+
+def _data(size: Size, side: int | None, channels: int, factor: int = 1) -> Grid:
+    return Grid(channels, *[side_for(size, side, factor, paper=32)] * 2)
+
+
+def _principal(data: Grid) -> Orthogonal:
+    """Over all channels at once, or over each by itself where the matrix would not fit."""
+    return Principal(data, joint=entries(data) <= 4096)
+
+
+@add("gud-pixel", planner("diffusion"))
+def gud_pixel(
+    size: Size = "s", side: int | None = None, channels: int = 3, classes: int = 0, text: bool = False
+) -> System:
+    """Unified diffusion over pixels, all drawn at once: plain diffusion, trained by its bound (arXiv:2410.02667)."""
+    basis = Identity(_data(size, side, channels))
+    path = Staggered(basis.group, low=-11.0)
+    return _gud(size, Components(basis), basis, path, PIXEL_UNET[size], classes, text)
+
+
+@add("gud-pca", planner("diffusion"))
+def gud_pca(
+    size: Size = "s",
+    side: int | None = None,
+    channels: int = 3,
+    classes: int = 0,
+    text: bool = False,
+    softness: str = "1",
+    exponent: float = 0.0,
+) -> System:
+    """Unified diffusion over principal components, large ones first as the softness falls (arXiv:2410.02667)."""
+    basis = _principal(_data(size, side, channels))
+    codec = Components(basis, exponent)
+    return _gud(size, codec, basis, _by_size(basis, softness), PIXEL_UNET[size], classes, text)
+
+
+@add("gud-fourier", planner("diffusion"))
+def gud_fourier(
+    size: Size = "s",
+    side: int | None = None,
+    channels: int = 3,
+    classes: int = 0,
+    text: bool = False,
+    softness: str = "1",
+    exponent: float = 0.0,
+) -> System:
+    """Unified diffusion over frequencies, low ones first as the softness falls (arXiv:2410.02667)."""
+    basis = Fourier(_data(size, side, channels))
+    codec = Components(basis, exponent)
+    return _gud(size, codec, basis, _by_size(basis, softness), PIXEL_UNET[size], classes, text)
+
+
+@add("gud-wavelet", planner("diffusion"))
+def gud_wavelet(
+    size: Size = "s",
+    side: int | None = None,
+    channels: int = 3,
+    classes: int = 0,
+    text: bool = False,
+    softness: str = "1",
+    exponent: float = 0.0,
+) -> System:
+    """Unified diffusion over Haar wavelets, coarse ones first as the softness falls (arXiv:2410.02667)."""
+    basis = Wavelet(_data(size, side, channels, 2**LEVELS), LEVELS)
+    codec = Components(basis, exponent)
+    return _gud(size, codec, basis, _by_size(basis, softness), PIXEL_UNET[size], classes, text)
+
+
+@add("gud-columns", planner("diffusion"))
+def gud_columns(
+    size: Size = "s",
+    side: int | None = None,
+    channels: int = 3,
+    classes: int = 0,
+    text: bool = False,
+    softness: str = "0.3",
+) -> System:
+    """Unified diffusion that draws columns from left to right, so that pictures grow at will (arXiv:2410.02667)."""
+    basis = Identity(_data(size, side, channels))
+    return _gud(size, Components(basis), basis, _by_columns(basis, softness), PIXEL_UNET[size], classes, text)
+
+
+@add("gud-wavelet-columns", planner("diffusion"))
+def gud_wavelet_columns(
+    size: Size = "s",
+    side: int | None = None,
+    channels: int = 3,
+    classes: int = 0,
+    text: bool = False,
+    softness: str = "0.5",
+) -> System:
+    """Unified diffusion over Haar wavelets, coarse ones first and each from left to right (arXiv:2410.02667)."""
+    basis = Wavelet(_data(size, side, channels, 2**LEVELS), LEVELS)
+    path = _by_columns(basis, softness, size=1.0)
+    return _gud(size, Components(basis), basis, path, PIXEL_UNET[size], classes, text)
+
+
+@add("gud-latent", planner("diffusion"))
+def gud_latent(
+    size: Size = "s",
+    side: int | None = None,
+    channels: int = 3,
+    classes: int = 0,
+    text: bool = False,
+    softness: str = "1",
+    basis: Literal["pca", "wavelet", "fourier"] = "pca",
+    codec: str = "dae",
+) -> System:
+    """Unified diffusion over the latents of an autoencoder, in a basis of their own (arXiv:2410.02667)."""
+    first = codec_of(codec, size, side, channels)
+    space = space_of(first)
+    turned = {"pca": _principal, "fourier": Fourier, "wavelet": lambda data: Wavelet(data, 1)}[basis](space)
+    through = Through(first, Components(turned, eight_bit=False))
+    return _gud(size, through, turned, _by_size(turned, softness), LATENT_UNET[size], classes, text)
+
+
+@add("vdm", planner("diffusion"))
+def vdm(size: Size = "s", side: int | None = None, channels: int = 3, classes: int = 0, text: bool = False) -> System:
+    """Variational diffusion: the schedule is learned so that the bound varies least (arXiv:2107.00630)."""
+    space = _data(size, side, channels)
+    conditioner, doors = given(size, classes, text)
+    waves = (6, 7)
+    net = Fine(unet(PIXEL_UNET[size], channels * (1 + 2 * len(waves)), channels, doors), waves)
+    prior = Diffusion(space, net, Learned(spread=0.5), "edm", "vlb", steps=25, eight_bit=True)
+    return System(Pixels(space, "values"), prior, conditioner)
