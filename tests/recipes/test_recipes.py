@@ -16,7 +16,16 @@ NAMES = list(recipes.RECIPES)
 PUBLISHED = ["diffusers"]  # shapes from a config.json; tests/recipes/test_recipes_published.py
 CODECS = ["ae", "dae", "vae", "vqvae", "dvae", "fsq", "vqgan"]
 PRIORS = ["ddpm", "edm", "rectified-flow", "pixel-ar", "ldm", "dit", "vq-ar", "cascade"]
-PRIORS += ["gud-pixel", "gud-pca", "gud-fourier", "gud-wavelet", "gud-columns", "gud-wavelet-columns", "gud-latent", "vdm"]
+PRIORS += [
+    "gud-pixel",
+    "gud-pca",
+    "gud-fourier",
+    "gud-wavelet",
+    "gud-columns",
+    "gud-wavelet-columns",
+    "gud-latent",
+    "vdm",
+]
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,16 @@ from sfumato import recipes
 
 SIDE = {"pixel-ar": 8}
 PRIORS = ["ddpm", "edm", "rectified-flow", "pixel-ar", "ldm", "dit", "vq-ar", "cascade"]
-PRIORS += ["gud-pixel", "gud-pca", "gud-fourier", "gud-wavelet", "gud-columns", "gud-wavelet-columns", "gud-latent", "vdm"]
+PRIORS += [
+    "gud-pixel",
+    "gud-pca",
+    "gud-fourier",
+    "gud-wavelet",
+    "gud-columns",
+    "gud-wavelet-columns",
+    "gud-latent",
+    "vdm",
+]
 DRAW = """
 import sys, torch
 from sfumato import recipes
