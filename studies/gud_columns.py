@@ -2,15 +2,15 @@
 
     python studies/gud_columns.py
 
-Grey 32×32 crops of the photograph china.jpg that scikit-learn ships (BSD): roofs, trees and sky, much the same everywhere
-along a row, so that a picture can go on. One net is trained over the range 0.1 … 0.9 of the share of time in which a column
-is active; another, of the same size and steps, is told the time instead of the noise of its columns.
+Grey 32×32 crops of the photograph china.jpg that scikit-learn ships (BSD): roofs, trees and sky, much the same
+everywhere along a row, so that a picture can go on. One net is trained over the range 0.1 … 0.9 of the share of time in
+which a column is active; another, of the same size and steps, is told the time instead of the noise of its columns.
 
 Holds:  `seams`     extended from 32 to 96 pixels, the mean gradient across the two seams is within 15 % of that between
                     columns elsewhere in the extended part
         `kept`      the first 32 columns are those that were given, bit for bit
-        `told`      at softness 0.3 and 0.7 (in the range, never singled out) the bound of the net that is told the noise
-                    is lower than that of the net that is told the time
+        `told`      at softness 0.3 and 0.7 (in the range, never singled out) the bound of the net that is told the
+                    noise is lower than that of the net that is told the time
 """
 
 from __future__ import annotations
