@@ -4,7 +4,7 @@
 
 16×16 luminance, one U-Net of 1.3 M parameters for every row, the same steps, batch, rate and seed. Bits per
 dimension of 8-bit data by the continuous bound and by the probability flow (Hutchinson's trace), uniformly
-dequantised, on test pictures. The paper's figure for Haar + columns on 32×32 colour, 3.17, is not what is measured here.
+dequantised, on test pictures. The paper's 3.17 for Haar + columns is on 32×32 colour, and is not measured here.
 
 Holds:  `u_shape`     over a in {0, 0.5, 1, 1.5, 3} of PCA the bound is lowest at 0.5, 1 or 1.5, and both ends cost more
         `flow_below`  the flow's figure is not above the bound's by more than 0.02 for any row: a bound has a side
