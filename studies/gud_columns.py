@@ -26,7 +26,7 @@ from sfumato.core.space import Grid
 from sfumato.priors.diffusion import Diffusion
 from sfumato.recipes import build, plan
 from sfumato.recipes.given import Doors
-from sfumato.recipes.gud import _by_columns
+from sfumato.recipes.gud import _by_place
 from sfumato.recipes.networks import unet
 from sfumato.recipes.sizes import PIXEL_UNET
 from sfumato.systems import System
@@ -63,7 +63,7 @@ class Timed(torch.nn.Module):
 
 def timed() -> System:
     basis = Identity(Grid(1, SIDE, SIDE))
-    prior = Diffusion(basis.space, Timed(), _by_columns(basis, RANGE), "edm", "vlb", steps=25)
+    prior = Diffusion(basis.space, Timed(), _by_place(basis, "columns", RANGE), "edm", "vlb", steps=25)
     return System(Components(basis), prior)
 
 

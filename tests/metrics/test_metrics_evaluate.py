@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from sfumato import recipes
 from sfumato.core.condition import Condition
 from sfumato.core.contracts import Codec, Conditioner, Prior
 from sfumato.core.errors import DataError, UnknownName, UsageError
@@ -403,3 +404,23 @@ def test_a_real_conditioned_system_is_drawn_from_with_the_sets_captions():
     assert found["protocol"]["samples"]["given"]["keys"] == ["text"]
     assert found["scores"]["scenes-correct"] == 0
     assert found["scores"]["fd-random@6"] > 0
+
+
+def test_the_flow_of_a_diffusion_is_a_likelihood_of_its_own():
+    """A gud system whose net says nothing (its data are then taken for Gaussian): both estimators name themselves, and
+    the flow's figure is not above the bound's but for both standard errors."""
+    torch.manual_seed(0)
+    system = recipes.build("gud-pixel", size="xs", side=8, channels=1)
+    system.prior.path.variance.fill_(0.3)
+    source = open_data("digits", side=8, channels=1)
+    found = evaluate(system, source, ["bits", "bits-flow"], n=24, features="random")
+    upper, flow = found["scores"]["bits"], found["scores"]["bits-flow"]
+    said = found["protocol"]["scores"]
+    assert said["bits"]["estimator"] == "bound"
+    assert said["bits-flow"]["estimator"] == "flow"
+    slack = 2 * (said["bits"]["standard_error"] + said["bits-flow"]["standard_error"])
+    assert 0 < flow < upper + slack
+    with pytest.raises(UsageError, match="8-bit values"):
+        evaluate(recipes.build("vdm", size="xs", side=8, channels=1), source, ["bits-flow"], n=2, features="random")
+    with pytest.raises(UsageError, match="probability flow"):
+        evaluate(recipes.build("pixel-ar", size="xs", side=4), source, ["bits-flow"], n=2, features="random")

@@ -178,15 +178,19 @@ def test_sharpness_goes_from_all_at_once_to_one_after_another(size):
         assert all(float(later.max()) < float(earlier.min()) for earlier, later in itertools.pairwise(active))
 
 
-def test_places_are_drawn_in_their_order_and_share_the_time():
-    """Each is active for the share s of the time; place 0 is noised last, hence drawn first; outside they wait."""
-    path = staggered(torch.ones(D).double(), torch.linspace(0, 1, D), softness=0.3, sized=False, low=-9.0)
+@pytest.mark.parametrize("softness", [0.3, 1 / D])
+def test_places_are_drawn_in_their_order_and_share_the_time(softness):
+    """Each is active for the share s of the time; place 0 is noised last, hence drawn first; outside they wait. At
+    s = 1/D one is active at a time: an autoregressive chain (E7)."""
+    path = staggered(torch.ones(D).double(), torch.linspace(0, 1, D), softness=softness, sized=False, low=-9.0)
     u, gamma, slope = rates(path)
     moving = slope > 0
-    torch.testing.assert_close(moving.double().mean(0), torch.full((D,), 0.3).double(), rtol=0, atol=2e-3)
+    torch.testing.assert_close(moving.double().mean(0), torch.full((D,), softness).double(), rtol=0, atol=2e-3)
     first = torch.stack([u[moving[:, i]].min() for i in range(D)])
     assert bool((first[:-1] > first[1:]).all())
-    torch.testing.assert_close(first, 0.7 * (1 - torch.linspace(0, 1, D).double()), rtol=0, atol=2e-3)
+    torch.testing.assert_close(first, (1 - softness) * (1 - torch.linspace(0, 1, D).double()), rtol=0, atol=2e-3)
+    if softness < 0.2:
+        assert float((moving.sum(1) == 1).double().mean()) > 0.99
     assert float(gamma.min()) == -9.0
     assert float(gamma.max()) == 5.0
 
@@ -195,11 +199,11 @@ def test_left_to_right_means_left_to_right():
     """Direction test 5: columns of a grid, half way back: the left is finished, the right is noise; by the decoded
     state itself, not by the schedule's own numbers."""
     from sfumato.codecs.orthogonal import Identity, Wavelet
-    from sfumato.recipes.gud import _by_columns
+    from sfumato.recipes.gud import _by_place
 
     space = Grid(1, 8, 16)
     for basis in (Identity(space), Wavelet(space, 1)):
-        path = _by_columns(basis, "0.3").double()
+        path = _by_place(basis, "columns", "0.3").double()
         prior = Diffusion(space, Told(torch.eye(128, dtype=torch.float64)), path, solver="ddim", steps=200)
         walk = prior.trajectory(NONE(64), Noise.each(range(64)), start=None)
         half = next(state for state in walk if float(state.t[0]) <= 0.5)
@@ -207,6 +211,18 @@ def test_left_to_right_means_left_to_right():
         error = (picture - clean).square().mean((0, 1, 2))  # how much of a column is still noise
         assert float(error[:4].max()) < 1e-3
         assert float(error[-4:].min()) > 0.5
+
+
+def test_orders_by_place_are_by_column_row_and_block():
+    from sfumato.codecs.orthogonal import Identity
+    from sfumato.recipes.gud import place_of
+
+    basis = Identity(Grid(1, 4, 4))
+    lines = torch.linspace(0, 1, 4)
+    torch.testing.assert_close(place_of(basis, "columns")[0], lines.expand(4, 4))
+    torch.testing.assert_close(place_of(basis, "rows")[0], lines[:, None].expand(4, 4))
+    blocks = torch.tensor([[0, 1], [2, 3]]).repeat_interleave(2, 0).repeat_interleave(2, 1) / 3
+    torch.testing.assert_close(place_of(basis, "blocks")[0], blocks)
 
 
 def test_sizes_are_measured_and_pooled():

@@ -225,11 +225,16 @@ class Evaluation:
     @cached_property
     def bits(self) -> Tensor:
         """(count,) bits per dimension of the reference pictures, given their own labels and captions."""
+        return self.bits_by()
+
+    def bits_by(self, **options: Any) -> Tensor:
+        """The same by another estimate of the prior's."""
         found = []
         for rows in self._reference_chunks("likelihood"):
             given, seeds = self.conditions(rows), [derive(self.seed, "bits", i) for i in rows]
             images = eight_bit(self.source.batch(rows)["image"])
-            found.append(self.system.bits_per_dim(images, given or None, seeds=seeds).double().cpu())
+            nats = self.system.bits_per_dim(images, given or None, seeds=seeds, **options)
+            found.append(nats.double().cpu())
         return torch.cat(found)
 
     @cached_property

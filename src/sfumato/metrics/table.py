@@ -7,12 +7,13 @@ Scores in feature space bear the features and the count in their name: fd-mobile
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sfumato.core.errors import UsageError
 from sfumato.core.registry import Registry
@@ -115,8 +116,24 @@ def _bits(run: Evaluation) -> Scores:
     codec = getattr(run.system, "codec", None)
     kind = str(getattr(run.system, "log_prob_kind", "unstated"))
     protocol = bits.protocol(kind, getattr(codec, "discrete", None))
-    error = float(run.bits.std() / len(run.bits) ** 0.5) if len(run.bits) > 1 else None
-    return {"bits": Score(float(run.bits.mean()), {**protocol, "count": len(run.bits), "standard_error": error})}
+    estimate = getattr(getattr(run.system, "prior", None), "estimate", None)
+    protocol |= {"estimator": estimate} if estimate else {}
+    return {"bits": _averaged(run.bits, protocol)}
+
+
+def _averaged(found: Tensor, protocol: Mapping[str, Any]) -> Score:
+    error = float(found.std() / len(found) ** 0.5) if len(found) > 1 else None
+    return Score(float(found.mean()), {**protocol, "count": len(found), "standard_error": error})
+
+
+@_add("bits-flow", "bits per dimension by a diffusion's probability flow", "arXiv:2011.13456", "likelihood")
+def _bits_flow(run: Evaluation) -> Scores:
+    """The flow's own density, without a bound, of dequantised values; Hutchinson's trace."""
+    prior = getattr(run.system, "prior", None)
+    if "estimate" not in inspect.signature(getattr(prior, "log_prob", lambda: None)).parameters:
+        raise UsageError("Only a diffusion has a probability flow. The metric `bits` is for every likelihood.")
+    protocol = bits.protocol("exact but for dequantisation, solver and trace", False) | {"estimator": "flow"}
+    return {"bits-flow": _averaged(run.bits_by(estimate="flow"), protocol)}
 
 
 @_add("psnr", "peak signal-to-noise ratio of reconstructions, dB", "ITU-T J.340", "reconstructions", "higher")

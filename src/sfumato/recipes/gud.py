@@ -5,13 +5,14 @@ gud-pixel              pixels                          all at once              
 gud-pca                eigenvectors of the data        large variance            1 / a
 gud-fourier            real Fourier                    large variance            1 / a
 gud-wavelet            Haar, three levels              large variance: coarse    1 / a
-gud-columns            pixels                          the left                  the share of time a column is active
-gud-wavelet-columns    Haar, three levels              coarse, then the left     the share of time a column is active
+gud-columns            pixels                          the left                  the share of time a place is active
+gud-wavelet-columns    Haar, three levels              coarse, and the left      the share of time a place is active
 gud-latent             eigenvectors over a codec       large variance            1 / a
 vdm                    pixels, and γ(t) is learned     all at once               –
 
 Softness 1 is plain diffusion where the order is by size. A range, "0.5-2", trains one network on all softnesses in it.
-`exponent` r whitens: the noise has the covariance of the data to the power r.
+`exponent` r whitens: the noise has the covariance of the data to the power r. Orders by place go by columns, or by rows
+or blocks.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ from sfumato.recipes.sizes import LATENT_UNET, PIXEL_UNET, READER, Size, Unet, p
 from sfumato.recipes.table import add
 from sfumato.systems import System
 
+Order = Literal["columns", "rows", "blocks"]
 LEVELS = 3  # of the wavelet
+BLOCKS = 4  # a side
 
 
 def _range(softness: str) -> tuple[float, tuple[float, float] | None]:
@@ -54,13 +57,26 @@ def _by_size(basis: Orthogonal, softness: str) -> Staggered:
     return Staggered(basis.group, size=1 / middle, between=between, clip=False)
 
 
-def _by_columns(basis: Orthogonal, softness: str, size: float = 0.0) -> Staggered:
-    """From left to right: what lies further right is noised earlier. Every place is told its column in (0, 1)."""
+def place_of(basis: Orthogonal, order: Order) -> Tensor:
+    """When each component is drawn, 0 first and 1 last: from left to right, from above, or block by block in reading
+    order."""
+    row, column = basis.centres()
+    side = min(basis.data.height, basis.data.width)
+    count = max(2, min(BLOCKS, side // 2))
+    found = {
+        "columns": column,
+        "rows": row,
+        "blocks": (row * count).floor() * count + (column * count).floor(),
+    }[order]
+    return (found - found.min()) / (found.max() - found.min())
+
+
+def _by_place(basis: Orthogonal, order: Order, softness: str, size: float = 0.0) -> Staggered:
+    """What is drawn later is noised earlier."""
     middle, between = _range(softness)
     if (between[1] if between else middle) > 1:
-        raise UsageError(f"A column is active for at most all of the time: --softness is at most 1, not {softness!r}.")
-    column: Tensor = basis.centres()[1]
-    place = (column - column.min()) / (column.max() - column.min())
+        raise UsageError(f"A place is active for at most all of the time: --softness is at most 1, not {softness!r}.")
+    place = place_of(basis, order)
     return Staggered(basis.group, place, size=size, softness=middle, between=between, low=-11.0, sized=size > 0)
 
 
@@ -156,10 +172,12 @@ def gud_columns(
     classes: int = 0,
     text: bool = False,
     softness: str = "0.3",
+    order: Order = "columns",
 ) -> System:
     """Unified diffusion that draws columns from left to right, so that pictures grow at will (arXiv:2410.02667)."""
     basis = Identity(_data(size, side, channels))
-    return _gud(size, Components(basis), basis, _by_columns(basis, softness), PIXEL_UNET[size], classes, text)
+    path = _by_place(basis, order, softness)
+    return _gud(size, Components(basis), basis, path, PIXEL_UNET[size], classes, text)
 
 
 @add("gud-wavelet-columns", planner("diffusion"))
@@ -170,10 +188,11 @@ def gud_wavelet_columns(
     classes: int = 0,
     text: bool = False,
     softness: str = "0.5",
+    order: Order = "columns",
 ) -> System:
-    """Unified diffusion over Haar wavelets, coarse ones first and each from left to right (arXiv:2410.02667)."""
+    """Unified diffusion over Haar wavelets, coarse before fine and left before right (arXiv:2410.02667)."""
     basis = Wavelet(_data(size, side, channels, 2**LEVELS), LEVELS)
-    path = _by_columns(basis, softness, size=1.0)
+    path = _by_place(basis, order, softness, size=1.0)
     return _gud(size, Components(basis), basis, path, PIXEL_UNET[size], classes, text)
 
 

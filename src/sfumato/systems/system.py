@@ -181,9 +181,15 @@ class System(nn.Module):
 
     @torch.no_grad()
     def log_prob(
-        self, images: Tensor, given: Given | None = None, seeds: Iterable[int] | None = None, batch: int = 64
+        self,
+        images: Tensor,
+        given: Given | None = None,
+        seeds: Iterable[int] | None = None,
+        batch: int = 64,
+        **options: Any,
     ) -> Tensor:
-        """(n,) nats: of 8-bit values where codec.discrete, else a density on [−1, 1]. See log_prob_kind."""
+        """(n,) nats: of 8-bit values where codec.discrete, else a density on [−1, 1]. See log_prob_kind. Options are
+        the prior's own, such as a diffusion's `estimate`."""
         prior, n = self._prior(), len(images)
         seeds, given = self._seeds(n, seeds), _rows(given, n) if self.conditioner is not None else {}
         nats = []
@@ -192,11 +198,16 @@ class System(nn.Module):
             noise = Noise.each([seeds[i] for i in rows], self.device)
             condition, _ = self._condition({key: _take(value, rows) for key, value in given.items()}, len(rows), 1.0)
             z, weight = self.codec.lift(images[rows].to(self.device), noise)
-            nats.append(prior.log_prob(z, condition, noise) + weight)
+            nats.append(prior.log_prob(z, condition, noise, **options) + weight)
         return torch.cat(nats)
 
     def bits_per_dim(
-        self, images: Tensor, given: Given | None = None, seeds: Iterable[int] | None = None, batch: int = 64
+        self,
+        images: Tensor,
+        given: Given | None = None,
+        seeds: Iterable[int] | None = None,
+        batch: int = 64,
+        **options: Any,
     ) -> Tensor:
         """(n,) bits a dimension of 8-bit data, k = round(127.5 (x + 1)).
 
@@ -205,11 +216,11 @@ class System(nn.Module):
         """
         dims = size(self.codec.data)
         if self.codec.discrete:
-            return -self.log_prob(images, given, seeds, batch) / (dims * math.log(2))
+            return -self.log_prob(images, given, seeds, batch, **options) / (dims * math.log(2))
         levels = ((images + 1) * 127.5).round()
         seeds = self._seeds(len(images), seeds)
         u = Noise.each([derive(seed, "dequantise") for seed in seeds], images.device).uniform(*images.shape[1:])
-        nats = self.log_prob((levels + u - 0.5) / 127.5 - 1, given, seeds, batch)
+        nats = self.log_prob((levels + u - 0.5) / 127.5 - 1, given, seeds, batch, **options)
         return -nats / (dims * math.log(2)) + math.log2(127.5)
 
     def edit(self, images: Tensor, mask: Tensor, given: Given | None = None, **options: Any) -> Tensor:

@@ -320,17 +320,18 @@ class Diffusion(Prior):
 
     # ---- likelihood ----
 
-    def log_prob(self, z: Tensor, condition: Condition, noise: Noise) -> Tensor:
-        """(B,) nats by the `estimate` chosen at construction: a sample of a lower bound on log p(z), or an unbiased
-        estimate (Hutchinson's trace) of the exact log-density of the flow."""
+    def log_prob(self, z: Tensor, condition: Condition, noise: Noise, estimate: Estimate | None = None) -> Tensor:
+        """(B,) nats by the `estimate` asked for, or chosen at construction: a sample of a lower bound on log p(z), or
+        an unbiased estimate (Hutchinson's trace) of the exact log-density of the flow."""
         check(self.space, z)
-        denoise = self.denoiser(condition)
-        if self.estimate == "flow":
-            return bound.flow_log_prob(self.path, denoise, z, noise, self.points)
-        if self.estimate == "adaptive":
-            return bound.flow_log_prob(self.path, denoise, z, noise, None)
-        if self.estimate == "steps":
-            assert self.levels is not None
+        denoise, estimate = self.denoiser(condition), estimate or self.estimate
+        if estimate in ("flow", "adaptive"):
+            if self.eight_bit:
+                raise UsageError("A flow has a density, and this likelihood is of 8-bit values: take its bound.")
+            return bound.flow_log_prob(self.path, denoise, z, noise, self.points if estimate == "flow" else None)
+        if estimate == "steps":
+            if self.levels is None:
+                raise UsageError("The discrete bound belongs to a chain of T steps, and this path has no levels.")
             return bound.discrete(self.path, denoise, z, noise, self.levels, self.eight_bit)
         return bound.continuous(self.path, denoise, z, noise, self.points, self.eight_bit)
 
