@@ -56,7 +56,7 @@ class Components(Codec):
         c = self.orthogonal.turn(x - self.mean.to(x))
         return c if self.exponent == 0 else c / self.scale.to(x)
 
-    def draw(self, x: Tensor, noise: Noise) -> Tensor:
+    def latent(self, x: Tensor, noise: Noise) -> Tensor:
         if not self.eight_bit:
             return self.encode(x)
         return self.encode(x + (noise.uniform(*x.shape[1:]).to(x) - 0.5) / 127.5)
@@ -127,8 +127,8 @@ class Through(Codec):
     def encode(self, x: Tensor) -> Tensor:
         return self.then.encode(self.first.encode(x))
 
-    def draw(self, x: Tensor, noise: Noise) -> Tensor:
-        return self.then.draw(self.first.draw(x, noise), noise)
+    def latent(self, x: Tensor, noise: Noise) -> Tensor:
+        return self.then.latent(self.first.latent(x, noise), noise)
 
     def decode(self, z: Tensor) -> Tensor:
         return self.first.decode(self.then.decode(z))

@@ -69,7 +69,7 @@ class Pixels(Codec):
         middle = z.unflatten(1, shape).movedim(-1, 1).float() * share + (share - 1) / 2
         return middle / 127.5 - 1
 
-    def draw(self, x: Tensor, noise: Noise) -> Tensor:
+    def latent(self, x: Tensor, noise: Noise) -> Tensor:
         return self.lift(x, noise)[0]
 
     def lift(self, x: Tensor, noise: Noise | None = None) -> tuple[Tensor, Tensor]:

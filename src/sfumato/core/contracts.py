@@ -91,7 +91,7 @@ class Codec(nn.Module, ABC):
     @abstractmethod
     def decode(self, z: Tensor) -> Tensor: ...
 
-    def draw(self, x: Tensor, noise: Noise) -> Tensor:
+    def latent(self, x: Tensor, noise: Noise) -> Tensor:
         """The latent that a prior learns from: where a density is to be learned of values that are discrete, they are
         dequantised here, anew each time. By default it is `encode`."""
         return self.encode(x)

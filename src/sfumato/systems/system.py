@@ -71,7 +71,7 @@ class System(nn.Module):
         noise = Noise.ambient(len(rows), rows.device) if noise is None else noise
         if z is None:
             with torch.no_grad():
-                z = self.codec.draw(batch["image"], noise)
+                z = self.codec.latent(batch["image"], noise)
         return prior.loss(z, self._heard(batch, len(z), noise), noise, progress, player)
 
     def players(self) -> list[list[nn.Parameter]]:
@@ -108,7 +108,7 @@ class System(nn.Module):
         def passed() -> Iterator[tuple[Tensor, Condition]]:
             for batch in batches():
                 x = batch.get("image")
-                z = batch["latent"] if x is None else self.codec.draw(x, Noise.ambient(len(x), x.device))
+                z = batch["latent"] if x is None else self.codec.latent(x, Noise.ambient(len(x), x.device))
                 yield z, self._heard(batch, len(z))
 
         return passed
