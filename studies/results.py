@@ -165,7 +165,14 @@ def write(out: Path) -> None:
             lines += ["", "<details><summary>The commands</summary>", "", "```"]
             lines += [c.replace(f"{ROOT}/", "") for _, record in done for c in record["commands"]]
             lines += ["```", "", "</details>"]
+    lines += priors(out.parent / "priors")
     (ROOT / "docs" / "results.md").write_text("\n".join(lines) + "\n")
+
+
+def priors(out: Path) -> list[str]:
+    from priors import section
+
+    return section(out)
 
 
 def main() -> None:

@@ -1,0 +1,157 @@
+"""All priors over the same latents of the same pictures, with the same processor minutes each: a table of docs/results.md.
+
+    python studies/priors.py --out runs/priors                  all jobs, one after the other, on one thread
+    python studies/priors.py --out runs/priors --only gan       those whose name contains the word
+
+Three codecs are trained once on the full emoji set at 32 pixels (a VQ-VAE, a VAE, a DAE: 8 × 8 positions each), then
+every prior that fits its kind of latent, given the emoji's group as label. How many steps fill the minutes is measured
+by a short run of the same command before. Nothing is left out for looking bad. `results.py --write` writes the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from results import ROOT, sheet
+
+DATA = "../shared/data/emoji"
+MINUTES = 10.0  # of a thread, for the prior alone
+PROBE = 40  # steps of the short run
+SCORED, TIMED = 1000, 32
+CODECS = {"vqvae": ([], 12_000), "vae": (["--factor", "4", "--depth", "8", "--beta", "0.001"], 12_000)}
+CODECS |= {"dae": (["--depth", "8"], 12_000)}
+PRIORS = {
+    "vqvae": ("autoregressive", "masked"),
+    "vae": ("autoregressive", "masked", "flow", "hierarchical", "diffusion"),
+    "dae": ("autoregressive", "masked", "flow", "hierarchical", "diffusion", "dit", "gan", "gud"),
+}
+NAMED = {"gud": "gud-latent"}  # a recipe of its own, since it has a basis
+
+
+@dataclass(frozen=True)
+class Job:
+    codec: str
+    prior: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.codec}-{self.prior}"
+
+    @property
+    def recipe(self) -> str:
+        return NAMED.get(self.prior, f"{self.codec}+{self.prior}")
+
+
+def jobs() -> list[Job]:
+    return [Job(codec, prior) for codec, priors in PRIORS.items() for prior in priors]
+
+
+def sfumato(*words: object) -> float:
+    """Runs the command; the processor seconds that it took."""
+    typed = [str(word) for word in words]
+    print("$", shlex.join(["sfumato", *typed]), flush=True)
+    begun = resource.getrusage(resource.RUSAGE_CHILDREN)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-m", "sfumato", *typed], check=True, cwd=ROOT, env=environment)
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime - begun.ru_utime - begun.ru_stime
+
+
+def codec(name: str, out: Path) -> Path:
+    place, (dials, steps) = out / name, CODECS[name]
+    if not (place / "model").exists():
+        sfumato("train", name, DATA, "--side", 32, "--steps", steps, "--out", place, "--score", 0, *dials)
+    return place
+
+
+def run(job: Job, out: Path) -> None:
+    record = out / f"{job.name}.json"
+    if record.exists():
+        return
+    given = ["--from", f"codec={codec(job.codec, out)}", "--score", 0, "--precision", "bf16"]
+    begin = ["train", job.recipe, DATA, "--classes", 11, *given]
+    seconds = {}
+    for steps in (1, PROBE + 1):
+        probe = out / f"probe-{job.name}-{steps}"
+        if not probe.exists():
+            seconds[steps] = sfumato(*begin, "--steps", steps, "--out", probe)
+    per_step = (seconds[PROBE + 1] - seconds[1]) / PROBE
+    steps = max(100, round(60 * MINUTES / per_step))
+    place = out / job.name
+    spent = sfumato(*begin, "--steps", steps, "--out", place)
+    metrics = ["fd", "kd", "precision", "recall", "coverage"]
+    metrics += [] if job.codec == "dae" or job.prior == "gan" else ["bits"]
+    sfumato("score", place, DATA, "--metrics", *metrics, "-n", SCORED, "--split", "train")
+    draw = lambda n: sfumato("sample", place, "-n", n, "--batch", 16, "--out", out / "timed" / f"{job.name}-{n}.png")
+    short, long = draw(16), draw(16 + TIMED)
+    command = [sys.executable, "-m", "sfumato", "info", str(place), "--json"]
+    about = json.loads(subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout)
+    scores = json.loads((place / "scores.json").read_text())["scores"]
+    found = {"steps": steps, "cpu_minutes": round(spent / 60, 1), "parameters": about["parameters"]}
+    found |= {"cpu_seconds_per_picture": round((long - short) / TIMED, 4), "scores": scores}
+    found |= {"command": shlex.join(["sfumato", *map(str, [*begin, "--steps", steps, "--out", place])])}
+    record.write_text(json.dumps(found | {"when": time.strftime("%Y-%m-%d")}, indent=1))
+
+
+COLUMNS = ("fd", "kd", "precision", "recall", "coverage", "bits")
+
+
+def section(out: Path) -> list[str]:
+    """The table and the page of samples, as lines of docs/results.md; empty where nothing was run."""
+    done = [(job, json.loads(p.read_text())) for job in jobs() if (p := out / f"{job.name}.json").exists()]
+    if not done:
+        return []
+    every = {name for _, found in done for name in found["scores"]}
+    names = [next((n for n in every if n.split("-")[0].split("@")[0] == column), column) for column in COLUMNS]
+    about = (ROOT / "docs" / "results.priors.md").read_text().rstrip().splitlines()
+    heads = ["latent", "prior", *(f"`{n}`" for n in names), "s / picture", "parameters", "steps", "CPU minutes"]
+    lines = ["", *about, "", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for job, found in done:
+        row = [f"{found['scores'][n]:.4g}" if n in found["scores"] else "–" for n in names]
+        size = f"{found['parameters']['prior'] / 1e6:.2f} M"
+        row += [f"{found['cpu_seconds_per_picture']:.3g}", size, str(found["steps"]), str(found["cpu_minutes"])]
+        lines.append(f"| {job.codec} | {job.prior} | " + " | ".join(row) + " |")
+    if sheet([Titled(job) for job, _ in done], out, ROOT / "docs" / "pictures" / "results-priors.png"):
+        lines += ["", "![Samples of every prior](pictures/results-priors.png)"]
+    lines += ["", "<details><summary>The commands</summary>", "", "```"]
+    return lines + [found["command"].replace(f"{ROOT}/", "") for _, found in done] + ["```", "", "</details>"]
+
+
+@dataclass(frozen=True)
+class Titled:
+    """A job as results.sheet wants it: the run's name, and what to write above its grid."""
+
+    job: Job
+
+    @property
+    def name(self) -> str:
+        return self.job.name
+
+    @property
+    def recipe(self) -> str:
+        return f"{self.job.codec} · {self.job.prior}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/priors"))
+    parser.add_argument("--only", nargs="*", default=[""])
+    arguments = parser.parse_args()
+    out = arguments.out if arguments.out.is_absolute() else ROOT / arguments.out
+    out.mkdir(parents=True, exist_ok=True)
+    for job in jobs():
+        if any(word in job.name for word in arguments.only):
+            run(job, out)
+
+
+if __name__ == "__main__":
+    main()
