@@ -1,4 +1,4 @@
-"""All priors over the same latents of the same pictures, with the same processor minutes each: a table of docs/results.md.
+"""All priors over the same latents of the same pictures, with the same processor minutes each: for docs/results.md.
 
     python studies/priors.py --out runs/priors                  all jobs, one after the other, on one thread
     python studies/priors.py --out runs/priors --only gan       those whose name contains the word
