@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from sfumato.codecs.orthogonal import Orthogonal
-from sfumato.core.contracts import Batch, Batches, Codec, Kind, Terms
+from sfumato.core.contracts import Batch, Batches, Codec, Kind, Known, Terms
 from sfumato.core.errors import Misfit
 from sfumato.core.noise import Noise
 from sfumato.core.space import Grid, Space
@@ -74,6 +74,23 @@ class Components(Codec):
 
     def reach(self, hole: Tensor) -> Tensor:
         return self.orthogonal.reach(hole)
+
+    @property
+    def cell(self) -> int:
+        return self.orthogonal.cell
+
+    @property
+    def factors(self) -> tuple[int, ...]:  # type: ignore[override]
+        return self.orthogonal.factors
+
+    def magnify(self, small: Tensor) -> Known:
+        """An orthonormal Haar average over f × f pixels is f times their mean: the enlarged picture has those of the
+        wanted one, and no details."""
+        factor = self.data.height // small.shape[-2]
+        if factor not in self.factors or tuple(small.shape[1:]) != self.smaller(factor):
+            return super().magnify(small)
+        enlarged = small.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+        return self.encode(enlarged), self.orthogonal.averages(factor).expand(len(small), *self.space.shape)
 
     @torch.no_grad()
     def prepare(self, batches: Batches) -> None:
@@ -144,6 +161,10 @@ class Through(Codec):
     def reach(self, hole: Tensor) -> Tensor:
         touched = self.first.reach(hole).any(1, keepdim=True)
         return self.then.reach(touched)
+
+    @property
+    def cell(self) -> int:
+        return self.first.cell * self.then.cell
 
     def loss(self, batch: Batch, player: int = 0, noise: Noise | None = None, progress: float = 1.0) -> Terms:
         return self.first.loss(batch, player, noise, progress)

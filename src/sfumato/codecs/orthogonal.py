@@ -21,8 +21,11 @@ each pixel: the groups' values, brought to the pixels that they touch.
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,6 +54,7 @@ class Orthogonal(nn.Module, ABC):
     space: Grid | Sequence
     local: bool
     layers: int = 0
+    factors: tuple[int, ...] = ()  # by which a picture may be made smaller whose pixels are components of this one
     group: Tensor
 
     def __init__(self, data: Grid, space: Grid | Sequence, group: Tensor):
@@ -73,6 +77,18 @@ class Orthogonal(nn.Module, ABC):
             f"Every component of the {type(self).__name__} basis looks at the whole picture, so no part of the picture "
             "is a part of the latent. Take the pixel or the wavelet basis to edit or extend pictures."
         )
+
+    @property
+    def cell(self) -> int:
+        """The least number of pixels by which a picture can move so that its components move along."""
+        raise Misfit(
+            f"No move of a picture moves components of the {type(self).__name__} basis along. Take the pixel or the "
+            "wavelet basis to extend pictures."
+        )
+
+    def averages(self, factor: int) -> Tensor:
+        """Which components make up the means over factor × factor pixels, of `factors`: the latent's shape, bool."""
+        raise Misfit(f"No components of the {type(self).__name__} basis are the pixels of a smaller picture.")
 
     def painted(self, value: Tensor) -> Tensor:
         """A number per component (B, latent) → (B, `layers`, H, W): on every pixel the values of what touches it."""
@@ -98,6 +114,7 @@ class Identity(Orthogonal):
     """Pixels as they are; the pixels of a channel are one group."""
 
     local = True
+    cell = 1
 
     def __init__(self, data: Grid):
         channel = torch.arange(data.channels)[:, None, None]
@@ -120,16 +137,23 @@ class Identity(Orthogonal):
         return _centres(self.data.height, self.data.width)[:, None].expand(-1, *self.data.shape)
 
 
-def analysis(taps: tuple[float, ...], n: int) -> Tensor:
-    """(n, n) float64: one periodic level in one dimension, the n/2 low-pass rows above the n/2 high-pass ones. The
-    high-pass filter is the low-pass one reversed, with every second sign changed; what sticks out wraps around."""
-    low = torch.tensor(taps, dtype=torch.float64)
-    high = low.flip(0) * (-1.0) ** torch.arange(len(taps), dtype=torch.float64)
-    rows = torch.zeros(n, n, dtype=torch.float64)
+def analysis(taps: tuple[float, ...], n: int) -> np.ndarray:
+    """(n, n): one periodic level in one dimension, the n/2 low-pass rows above the n/2 high-pass ones. The high-pass
+    filter is the low-pass one reversed, with every second sign changed; what sticks out wraps around."""
+    low = np.array(taps)
+    high = low[::-1] * (-1.0) ** np.arange(len(taps))
+    rows = np.zeros((n, n))
     for half, filter_ in ((0, low), (n // 2, high)):
         for k in range(n // 2):
-            rows[half + k].index_add_(0, (2 * k + torch.arange(len(taps))) % n, filter_)
+            np.add.at(rows[half + k], (2 * k + np.arange(len(taps))) % n, filter_)
     return rows
+
+
+@functools.lru_cache(maxsize=256)
+def _once(make: Callable[..., np.ndarray], of: tuple[Any, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """make(*of), which is known to float64, as `turn` and `back` need it; a constant is no state of a module."""
+    with torch.inference_mode(False):  # else the first caller would decide whether others may differentiate
+        return torch.tensor(make(*of), device=device, dtype=dtype)
 
 
 class Wavelet(Orthogonal):
@@ -152,14 +176,13 @@ class Wavelet(Orthogonal):
             for channel in range(data.channels):
                 group[channel, rows, columns] = band * data.channels + channel
         super().__init__(data, data, group)
-        self.levels, self.layers = levels, data.channels * len(self.bands)
-        for level in range(levels):
-            for name, n in (("rows", data.height), ("columns", data.width)):
-                matrix = analysis(TAPS[taps], n >> level)
-                self.register_buffer(f"{name}{level}", matrix, persistent=False)
+        self.levels, self.taps, self.layers = levels, TAPS[taps], data.channels * len(self.bands)
+        self.factors = tuple(2**k for k in range(1, levels + 1)) if taps == "haar" else ()
 
     def _step(self, level: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        return self.get_buffer(f"rows{level}").to(like), self.get_buffer(f"columns{level}").to(like)
+        sides = self.data.height >> level, self.data.width >> level
+        rows, columns = (_once(analysis, (self.taps, n), like.device, like.dtype) for n in sides)
+        return rows, columns
 
     def turn(self, x: Tensor) -> Tensor:
         c = x.clone()
@@ -184,6 +207,15 @@ class Wavelet(Orthogonal):
             h, w = len(rows), len(columns)
             c[..., :h, :w] = rows @ c[..., :h, :w] @ columns.T
         return c > 0
+
+    @property
+    def cell(self) -> int:
+        return 2**self.levels
+
+    def averages(self, factor: int) -> Tensor:
+        told = torch.zeros(self.data.shape, dtype=torch.bool, device=self.group.device)
+        told[:, : self.data.height // factor, : self.data.width // factor] = True
+        return told
 
     def painted(self, value: Tensor) -> Tensor:
         """A layer for each band and channel, its coefficients enlarged to the pixels under them."""
@@ -232,27 +264,27 @@ class Cosine(Orthogonal):
     """The orthonormal DCT-II. Frequencies (i, j) and (j, i) are one group: natural pictures hardly tell them apart."""
 
     local = False
-    rows: Tensor
-    columns: Tensor
 
     def __init__(self, data: Grid):
         i, j = np.arange(data.height)[:, None] / data.height, np.arange(data.width)[None] / data.width
         super().__init__(data, _row(data), _by_frequency(i**2 + j**2, data))
-        for name, n in (("rows", data.height), ("columns", data.width)):
-            self.register_buffer(name, _dct(n), persistent=False)
+
+    def _sides(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        rows, columns = (_once(_dct, (n,), like.device, like.dtype) for n in (self.data.height, self.data.width))
+        return rows, columns
 
     def turn(self, x: Tensor) -> Tensor:
-        rows, columns = self.rows.to(x), self.columns.to(x)
+        rows, columns = self._sides(x)
         return (rows @ x @ columns.T).reshape(len(x), -1, 1)
 
     def back(self, c: Tensor) -> Tensor:
-        rows, columns = self.rows.to(c), self.columns.to(c)
+        rows, columns = self._sides(c)
         return rows.T @ c.reshape(-1, *self.data.shape) @ columns
 
 
-def _dct(n: int) -> Tensor:
-    k, i = torch.arange(n, dtype=torch.float64)[:, None], torch.arange(n, dtype=torch.float64)[None]
-    matrix = torch.cos(math.pi * (i + 0.5) * k / n) * math.sqrt(2 / n)
+def _dct(n: int) -> np.ndarray:
+    k, i = np.arange(n)[:, None], np.arange(n)[None]
+    matrix = np.cos(math.pi * (i + 0.5) * k / n) * math.sqrt(2 / n)
     matrix[0] = math.sqrt(1 / n)
     return matrix
 

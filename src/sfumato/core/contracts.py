@@ -84,6 +84,7 @@ class Codec(nn.Module, ABC):
     learned: bool = False
     discrete: bool = False  # whether log-probabilities of x are of 8-bit values (nats), not densities on [−1, 1]
     kind: Kind | None = None  # what `lift` gives; None: this codec has no likelihood
+    factors: tuple[int, ...] = ()  # by which a picture may be made smaller that is then a part of the latent
 
     @abstractmethod
     def encode(self, x: Tensor) -> Tensor: ...
@@ -118,6 +119,30 @@ class Codec(nn.Module, ABC):
             return cells.expand(-1, self.space.channels, -1, -1)
         cells = cells.flatten(1)
         return cells if isinstance(self.space, Tokens) else cells[..., None].expand(-1, -1, self.space.width)
+
+    @property
+    def cell(self) -> int:
+        """The least number of pixels by which a picture can move so that its latent moves along."""
+        layout = self.space.layout
+        if layout is None:
+            raise Misfit(f"{self.space} has no layout in the plane, so a latent does not move along with its picture.")
+        assert isinstance(self.data, Grid)
+        return max(self.data.width // layout[1], 1)
+
+    def smaller(self, factor: int) -> tuple[int, ...]:
+        """The shape of a picture whose pixels are means over factor × factor ones of the data's."""
+        assert isinstance(self.data, Grid)
+        return (self.data.channels, self.data.height // factor, self.data.width // factor)
+
+    def magnify(self, small: Tensor) -> Known:
+        """What a smaller picture, one of `factors` by area averages, says of the latent of the whole one."""
+        if not self.factors:
+            raise Misfit(
+                f"No part of what {type(self).__name__} yields is a smaller picture. Take a run of gud-wavelet or "
+                "gud-wavelet-columns, whose coarse components are; or train a cascade, which learns to enlarge."
+            )
+        shapes = " or ".join(" × ".join(map(str, self.smaller(factor))) for factor in self.factors)
+        raise Misfit(f"A picture to be enlarged has {shapes} values here, not {' × '.join(map(str, small.shape[1:]))}.")
 
     @property
     def stage(self) -> Codec:

@@ -36,6 +36,7 @@ from sfumato.core.errors import Misfit, UsageError
 from sfumato.core.noise import Noise, derive
 from sfumato.core.registry import nearest
 from sfumato.core.space import Grid, check, size
+from sfumato.systems.extend import extend
 
 Watch = Callable[[int, int], None]  # called with (images done, images in all)
 
@@ -234,6 +235,15 @@ class System(nn.Module):
         z = self.encode(images)
         painted = self.sample(n, given, known=(z, ~free), **options).to(images.device)
         return torch.where(hole, painted, images)
+
+    def extend(self, images: Tensor, right: int, given: Given | None = None, **options: Any) -> Tensor:
+        """Grows pictures (n, C, H, any width) by `right` pixels to the right; see systems/extend.py."""
+        return extend(self, images, right, given, **options)
+
+    def upscale(self, images: Tensor, given: Given | None = None, **options: Any) -> Tensor:
+        """(n, C, H/f, W/f) → (n, C, H, W) with these area averages, up to the cut at ±1; f is one of codec.factors. The
+        coarse part of the latent is known, the details are drawn."""
+        return self.sample(len(images), given, known=self.codec.magnify(images.to(self.device)), **options)
 
     @torch.no_grad()
     def interpolate(self, a: Tensor, b: Tensor, frames: int = 8, given: Given | None = None, **options: Any) -> Tensor:
