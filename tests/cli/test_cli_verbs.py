@@ -61,6 +61,8 @@ def test_a_run_that_is_not_there_is_a_usage_error(verb, capsys, tmp_path):
         "decode": [tmp_path / "z.safetensors"],
         "edit": [picture, "--mask", picture],
         "interpolate": [picture, picture],
+        "extend": [picture, "--right", 4],
+        "upscale": [picture],
         "score": ["digits"],
     }
     save_file({"latent": torch.zeros(1, 2)}, tmp_path / "z.safetensors")

@@ -13,7 +13,7 @@ from sfumato.cli.runs import conditions, default_steps, open_run, read_pictures,
 from sfumato.core.errors import DataError, UsageError
 
 SAMPLES = 8  # drawn when neither a number nor a condition says how many
-OPTIONS = ("steps", "temperature", "top_k", "top_p", "solver")  # of priors; each knows which of them it has
+OPTIONS = ("steps", "temperature", "top_k", "top_p", "solver", "softness", "stop")  # of priors; each knows its own
 
 
 def _run(parser: Parser) -> None:
@@ -36,6 +36,10 @@ def _sampler(parser: Parser) -> None:
     parser.add_argument("--top-k", type=int | None, default=None, help="draw among the k likeliest tokens only")
     parser.add_argument("--top-p", type=float | None, default=None, help="draw among the likeliest tokens that hold p")
     parser.add_argument("--solver", type=str | None, default=None, help="of a diffusion: ddim, heun, …")
+    parser.add_argument("--softness", type=float | None, default=None, help="of gud-…: 1 all at once, less: in order")
+    parser.add_argument(
+        "--stop", type=float | None, default=None, help="of a diffusion: the time to stop at, a preview"
+    )
     parser.add_argument("--batch", type=int, default=8, help="pictures at once; part of what a seed means")
 
 

@@ -36,6 +36,15 @@ def fit(image: Image.Image, side: int) -> np.ndarray:
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
+def fit_height(image: Image.Image, height: int) -> np.ndarray:
+    """An L or RGB picture → (C, height, W) uint8, whole: W keeps its proportions."""
+    if image.height != height:
+        filter_ = Image.Resampling.LANCZOS if image.height > height else Image.Resampling.BICUBIC
+        image = image.resize((max(round(image.width * height / image.height), 1), height), filter_)
+    pixels = np.asarray(image)
+    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
 def natural_side(sizes: Sequence[tuple[int, int]]) -> int:
     """The side that a set of (width, height) asks for by itself."""
     short = [min(size) for size in sizes]
