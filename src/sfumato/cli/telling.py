@@ -11,7 +11,7 @@ from jsonargparse import Namespace
 from sfumato.cli.console import bytes_, count, note, progress, say, say_json, table
 from sfumato.cli.parser import Parser, Verb, Words, recipe_named
 from sfumato.cli.runs import open_run, record
-from sfumato.core.errors import UnknownName, UsageError
+from sfumato.core.errors import SfumatoError, UnknownName, UsageError
 
 TOPICS = ("recipes", "data", "metrics")
 ABOUT_DATA = ("name", "images", "captions", "side", "channels", "fingerprint")
@@ -112,7 +112,28 @@ def _of_run(run: str) -> dict[str, Any]:
         "steps": max((line["step"] for line in steps), default=0),
         "loss": next((line["loss"] for line in reversed(steps) if line.get("loss") is not None), None),
         "scores": record(run, "scores.json").get("scores", {}),
+        **_schedule(run),
     }
+
+
+def _schedule(run: str) -> dict[str, str]:
+    """Draws RUN/schedule.png where components have schedules of their own; nothing is lost where it cannot be drawn."""
+    from sfumato.checkpoint import write_file
+    from sfumato.cli.runs import best_device
+    from sfumato.report.pictures import png
+    from sfumato.report.run import Opened
+    from sfumato.report.schedule import draw_run
+
+    try:
+        found = draw_run(Opened(Path(run), best_device(None)))
+        if found is None:
+            return {}
+        place = Path(run) / "schedule.png"
+        write_file(place, png(found[0], {"run": run, "summary": found[1]}))
+    except SfumatoError as error:
+        note(f"warning: the schedule could not be drawn: {error}")
+        return {}
+    return {"schedule": str(place), "order": found[1]}
 
 
 def _show(facts: dict[str, Any]) -> None:
@@ -143,6 +164,8 @@ def _show(facts: dict[str, Any]) -> None:
         loss = "" if facts["loss"] is None else f", last loss {facts['loss']:.4g}"
         rows.append(("trained", f"{facts['steps']:,} steps{loss}"))
         rows += [(f"score {name}", f"{value:.4g}") for name, value in facts["scores"].items()]
+        if "schedule" in facts:
+            rows.append(("schedule", f"{facts['order']} See {facts['schedule']}."))
     table(("", ""), rows)
 
 

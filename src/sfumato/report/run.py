@@ -30,6 +30,7 @@ from sfumato.report import page
 from sfumato.report.curves import chart, number
 from sfumato.report.neighbours import nearest
 from sfumato.report.pictures import picture
+from sfumato.report.schedule import draw_run
 from sfumato.version import VERSION
 
 Watch = Callable[[int, int], None]
@@ -120,6 +121,7 @@ def write_report(
     shown = [
         opened.attempt(lambda: _samples(opened, samples, seed, watch)),
         opened.attempt(lambda: _reconstructions(opened)),
+        opened.attempt(lambda: _schedule(opened, seed)),
     ]
     body = [
         f"<h1>{page.text(title)}</h1>",
@@ -271,6 +273,14 @@ def _reconstructions(opened: Opened) -> str:
         "back, right the error: black where nothing was lost. A prior can draw nothing finer than this."
     )
     return page.section("Reconstructions", told, page.sheet(figures, "rows"))
+
+
+def _schedule(opened: Opened, seed: int) -> str:
+    found = draw_run(opened, seed)
+    if found is None:
+        return ""
+    image, told = found
+    return page.section("What comes when", page.paragraph(told), page.figure([image], "", told))
 
 
 def _on_the_way(opened: Opened) -> str:
