@@ -187,7 +187,7 @@ def figure(schedule: Schedule, shown: Strips) -> Image.Image:
     names = ("a real picture, with noise", "a draw", "what the network expects of it")
     strips_of = zip(names, (shown.forward, shown.states, shown.guesses))
     rows = [(name, pictures) for name, pictures in strips_of if pictures is not None]
-    left, cell, top, curves, label, beside, side = 0.65, 0.57, 0.5, 2.6, 0.24, 0.95, 2.15  # inches
+    left, cell, top, curves, label, beside, side = 0.65, 0.57, 0.5, 2.6, 0.24, 1.05, 2.15  # inches
     wide, below = CELLS * cell, top + curves + 0.72
     whole, high = left + wide + beside + side + 0.2, below + len(rows) * (cell + label) + 0.05
     sheet = Figure(figsize=(whole, high), dpi=200, facecolor=PAPER)
@@ -255,7 +255,7 @@ def _curves(axes: Any, schedule: Schedule, colour: Any) -> None:
     ticks = np.linspace(1, 0, CELLS)
     axes.set_xticks(ticks, ["1\nnoise", *(f"{t:.1f}" for t in ticks[1:-1]), "0\npicture"])
     axes.annotate(
-        "as strong as its noise", (1 + half, 0), (4, 3), textcoords="offset points", color=SOFT, fontsize=8, va="bottom"
+        "signal\n= noise", (-half, 0), (3, 0), textcoords="offset points", color=SOFT, fontsize=7, va="center"
     )
 
 
