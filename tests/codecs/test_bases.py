@@ -82,6 +82,9 @@ class TestEveryBasisAndExponent:
         """Σ_i is the mean square over pictures and over the group, plus the floor; z has Σ_i^{1 − r} in its group."""
         codec = prepared(name, exponent)
         x, _, _ = gaussian(400)
+        centred = x - codec.mean
+        measured = codec.orthogonal.pooled(codec.orthogonal.turn(centred).square().mean(0)) + FLOOR
+        torch.testing.assert_close(codec.variance, measured, rtol=1e-9, atol=0)
         square = codec.encode(x).square().mean(0)
         pooled = codec.orthogonal.pooled(square)
         expected = codec.orthogonal.pooled(codec.variance.pow(1 - exponent) * (1 - FLOOR / codec.variance))

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from sfumato.cli import main
+from sfumato.core.condition import Condition
 from sfumato.core.noise import Noise
 from sfumato.priors.diffusion import Learned
 from sfumato.recipes import build
@@ -163,6 +164,18 @@ def test_strips_end_in_the_picture_and_in_the_draw_of_the_seed(name):
     assert correlation(found.forward[0], x[5]).abs() < 0.3
     assert correlation(found.forward[0], found.states[0]) > 0.9  # both are of one seed
     assert strips(system, None).forward is None
+
+
+def test_a_guess_stands_under_the_time_at_which_it_was_made():
+    """Cell i shows z at t = 1 − i/10 and x̂(z, t) of that very z, decoded."""
+    system, _ = made("gud-columns")
+    found, prior = strips(system, None, seed=2), system.prior
+    start = Noise.each([2]).normal(*prior.space.shape)
+    way = prior.trajectory(Condition.none(1), Noise.each([2]), start=start, steps=STEPS, grid="uniform")
+    made_at = {round(float(state.before), 6): state.x for state in way}
+    for cell in range(CELLS - 1):
+        guess = system.codec.decode(made_at[round(1 - cell / (CELLS - 1), 6)]).clamp(-1, 1)
+        torch.testing.assert_close(found.guesses[cell], guess[0], rtol=0, atol=1e-6)
 
 
 def correlation(a, b):

@@ -101,9 +101,9 @@ def test_a_picture_depends_on_its_own_seed_alone():
     many = system.extend(x, 30, seeds=range(5), batch=2)
     assert torch.equal(many[3:4], system.extend(x[:1], 30, seeds=[3], batch=2))
     assert torch.equal(many[[4, 1]], system.extend(x[:2], 30, seeds=[4, 1], batch=2))
-    flat = System(Double(), Walk())
-    fresh = flat.extend(torch.zeros(1, 1, 4, 12), 12, seeds=[0])[..., 12:]
-    assert not torch.equal(fresh[..., :6], fresh[..., 6:])
+    long = system.extend(x[:1], 12, stride=6, seeds=[0])
+    fresh = (long[..., 12:] - RHO * long[..., 11:-1]).unflatten(-1, (2, 6))  # innovations of two windows
+    assert not torch.isclose(fresh[..., 0, :], fresh[..., 1, :], atol=1e-5).any()
 
 
 @pytest.mark.parametrize("stride", [3, 6, 10])
@@ -189,6 +189,30 @@ def test_what_cannot_be_extended_is_refused():
     everywhere = System(Components(Fourier(WINDOW)))
     with pytest.raises(Misfit, match=r"Fourier basis along.*wavelet basis to extend"):
         everywhere.extend(start(1), 4)
+
+
+class Watched(Walk):
+    """Remembers how many columns were held at each call."""
+
+    def __init__(self):
+        super().__init__()
+        self.held = []
+
+    def sample(self, condition, noise, *, null=None, guidance=1.0, known=None):
+        self.held.append(int(known[1][0, 0, 0].sum()))
+        assert known[1][..., : self.held[-1]].all()
+        return super().sample(condition, noise, known=known)
+
+
+@pytest.mark.parametrize(
+    ("cell", "width", "stride", "held"),
+    [(1, 12, 6, [6, 6]), (1, 40, 4, [8, 8, 8]), (1, 3, 6, [3, 6]), (4, 6, 4, [4, 8]), (4, 14, 4, [8, 8, 8])],
+)
+def test_a_window_holds_what_fits_in_whole_cells(cell, width, stride, held):
+    """Of a narrow picture all the cells that are whole, the last ones; from then on a window less a stride."""
+    prior = Watched()
+    System(Double(cell), prior).extend(start(1, width), 12, stride=stride, batch=1)
+    assert prior.held == held
 
 
 def test_windows_are_counted_and_options_are_handed_on():
