@@ -56,7 +56,7 @@ class TestEveryBasisAndExponent:
         torch.testing.assert_close(codec.decode(z), x, rtol=0, atol=1e-12)
         assert codec.exact
         assert codec.kind == "exact"
-        assert torch.equal(codec.encode(x), z)  # deterministic, whatever it draws for training
+        assert torch.equal(codec.encode(x), z)  # deterministic, whatever a prior is shown
         single = codec.float()
         torch.testing.assert_close(single.decode(single.encode(x.float())), x.float(), rtol=0, atol=1e-5)
 
@@ -144,8 +144,8 @@ def test_half_way_is_half_way_in_logs():
 
 
 def test_eight_bit_pictures_are_dequantised_where_a_prior_learns():
-    """draw is encode(x + u), u ~ U(±½/127.5): its mean is encode(x), it never leaves the bin, and its covariance, with
-    that of the data, is what whitening makes 1. Within 5 standard errors, √(2/n) of a variance and 1/√n of the rest."""
+    """A prior sees encode(x + u), u ~ U(±½/127.5): its mean is encode(x), it never leaves the bin, and its covariance,
+    with that of the data, is what whitening makes 1. Within 5 standard errors: √(2/n) of a variance, 1/√n of others."""
     data = Grid(1, 2, 3)
     levels = Noise.shared(4, 500).integers(256, *data.shape)
     levels[:, :, 1] = levels[:, :, 0] // 2  # two rows that move together, so that small components are little but noise
@@ -154,7 +154,7 @@ def test_eight_bit_pictures_are_dequantised_where_a_prior_learns():
     codec.prepare(lambda: [{"image": x}])
     assert codec.variance.min() < 20 * FLOOR
     noise = Noise.shared(7, 500)
-    draws = torch.stack([codec.draw(x, noise) for _ in range(200)])
+    draws = torch.stack([codec.latent(x, noise) for _ in range(200)])
     n = 500 * 200
     assert not torch.equal(draws[0], draws[1])
     error = (covariance(draws.flatten(0, 1)) - torch.eye(6)).abs()
@@ -165,7 +165,7 @@ def test_eight_bit_pictures_are_dequantised_where_a_prior_learns():
     assert steps.var(0).mean() == pytest.approx(FLOOR, rel=5 * math.sqrt(0.8 / (200 * 3000)))  # Var(u²) = 0.8 Var(u)²
     assert torch.equal(codec.encode(x), codec.encode(x))
     raw = Components(Principal(data), 1.0, eight_bit=False)
-    assert torch.equal(raw.draw(x, Noise.shared(7, 500)), raw.encode(x))
+    assert torch.equal(raw.latent(x, Noise.shared(7, 500)), raw.encode(x))
 
 
 def test_bits_of_a_gaussian_through_a_whitened_basis_are_those_of_its_bins():
@@ -284,7 +284,7 @@ def test_through_composes():
     z, w = codec.lift(x)
     jacobian = torch.autograd.functional.jacobian(lambda one: codec.encode(one[None])[0].flatten(), x[0])
     torch.testing.assert_close(w, torch.linalg.slogdet(jacobian.reshape(D, D)).logabsdet.expand(4), rtol=0, atol=1e-9)
-    assert torch.equal(codec.draw(x, Noise.shared(0, 4)), z)
+    assert torch.equal(codec.latent(x, Noise.shared(0, 4)), z)
     blended = codec.decode(codec.blend(z[:1], z[1:2], 0.25))
     torch.testing.assert_close(blended, torch.lerp(x[:1], x[1:2], 0.25), rtol=0, atol=1e-12)
     assert codec.exact
