@@ -329,7 +329,14 @@ def test_what_is_held_does_not_move_on_the_way():
     _, gamma, slope = rates(held, 101)
     assert bool((gamma[:, :2] == -9).all())
     assert bool((slope[:, :2] == 0).all())
-    torch.testing.assert_close(gamma[:, 2:], rates(path, 101)[1][:, 2:])
+    last = 0.6 * 0.6 + 0.4  # when component 2, at place 0.4, has become noise: (1 − s) (1 − place) + s
+    u = torch.linspace(0, 1, 101).double()[:, None, None] * held.last.double()
+    grown, slopes = (v[:, 2:, 0] for v in path.rate(u))
+    assert float(held.last) == pytest.approx(last, abs=1 / 128)
+    torch.testing.assert_close(gamma[:, 2:], grown)
+    torch.testing.assert_close(slope[:, 2:], slopes * float(held.last))
+    both = Held(path, torch.stack([mask, torch.zeros_like(mask)]))
+    assert both.last.flatten().tolist() == [float(held.last), 1.0]  # each picture by itself
     prior = Diffusion(Sequence(D, 1), Told(torch.eye(D).double()), path, steps=20, solver="ddim")
     value = torch.full((3, D, 1), 0.7, dtype=torch.float64)
     states = list(prior.trajectory(NONE(3), Noise.each(range(3)), known=(value, mask.expand(3, D, 1))))

@@ -195,19 +195,31 @@ class Staggered(ByGamma, nn.Module):
 
 class Held(ByGamma):
     """A path whose components under `mask` (the latent's shape, or one for each picture) stay at the level that they
-    have at t₀: what is known takes part, as nearly clean as a finished component (GUD's soft conditioning)."""
+    have at t₀: what is known takes part, as nearly clean as a finished component (GUD's soft conditioning).
+
+    Time in which nothing but the held would move is left out: u runs up to `last` of each picture, where its rest has
+    become noise.
+    """
 
     scalar = False
 
     def __init__(self, path: ByGamma, mask: Tensor):
         self.path, self.mask = path, mask
         self.spread, self.terminal = path.spread, path.terminal
+        ndim = path.rate(torch.zeros(1, device=mask.device))[0].ndim  # of one latent
+        pictures = mask if mask.ndim > ndim else mask[None]
+        u = torch.linspace(0, 1, 257, device=mask.device)
+        moves = path.rate(u.reshape(-1, *[1] * ndim))[1] > 0
+        ends = [u[(moves & ~held).flatten(1).any(1)] for held in pictures]
+        last = torch.stack([(end[-1] + 1 / 256).clamp(max=1) if len(end) else u[-1] for end in ends])
+        self.last = last.reshape(-1, *[1] * ndim) if len(last) > 1 else last[0]
 
     def rate(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        gamma, slope = self.path.rate(u)
+        last = self.last.to(u)
+        gamma, slope = self.path.rate(u * last)
         still, _ = self.path.rate(torch.zeros_like(u))
         gamma = torch.where(self.mask, still, gamma)
-        return gamma, torch.where(self.mask, torch.zeros_like(gamma), slope.expand_as(gamma))
+        return gamma, torch.where(self.mask, torch.zeros_like(gamma), last * slope.expand_as(gamma))
 
 
 class Learned(ByGamma, nn.Module):
