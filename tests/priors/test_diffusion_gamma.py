@@ -330,7 +330,7 @@ def test_what_is_held_does_not_move_on_the_way():
     assert bool((gamma[:, :2] == -9).all())
     assert bool((slope[:, :2] == 0).all())
     last = 0.6 * 0.6 + 0.4  # when component 2, at place 0.4, has become noise: (1 − s) (1 − place) + s
-    u = torch.linspace(0, 1, 101).double()[:, None, None] * held.last.double()
+    u = torch.linspace(0, 1, 101, dtype=torch.float64)[:, None, None] * held.last.double()
     grown, slopes = (v[:, 2:, 0] for v in path.rate(u))
     assert float(held.last) == pytest.approx(last, abs=1 / 128)
     torch.testing.assert_close(gamma[:, 2:], grown)
