@@ -12,13 +12,14 @@ from sfumato.core.contracts import Codec, Prior
 from sfumato.core.errors import Misfit
 from sfumato.core.registry import Registry
 from sfumato.core.space import Grid, Space, Tokens
-from sfumato.likelihoods import Categorical
+from sfumato.likelihoods import Categorical, Normal
 from sfumato.priors.autoregressive import Autoregressive
 from sfumato.priors.diffusion import Diffusion, Rectified, scaled_linear
+from sfumato.priors.hierarchical import Hierarchical
 from sfumato.recipes.given import Doors
-from sfumato.recipes.networks import causal, unet
+from sfumato.recipes.networks import causal, ladder, unet
 from sfumato.recipes.networks import dit as dit_net
-from sfumato.recipes.sizes import DIT, LATENT_UNET, TOKEN_GPT, Size
+from sfumato.recipes.sizes import DEEP_VAE, DIT, LATENT_UNET, TOKEN_GPT, Size
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,16 @@ def _autoregressive(space: Space, size: Size, doors: Doors) -> Prior:
     return Autoregressive(space, causal(TOKEN_GPT[size], space, doors), Categorical(space.vocab))
 
 
+def _hierarchical(space: Space, size: Size, doors: Doors) -> Prior:
+    assert isinstance(space, Grid)
+    likelihood = Normal("element")
+    net = ladder(DEEP_VAE[size], space, likelihood.channels(space.channels), doors)
+    # σ, λ, the reach and (for its 48 layers) the schedule's 1000 are the paper's; fewer layers want a flatter schedule
+    spread = 1000 if size == "paper" else 100
+    return Hierarchical(space, net, likelihood, sigma=0.07, spread=spread, spectral=0.1, reach=4)
+
+
 PRIORS.add("diffusion")(Choice(_unet_diffusion, (Grid,), "diffusion", attended=True))
 PRIORS.add("dit")(Choice(_dit_diffusion, (Grid,), "diffusion"))
 PRIORS.add("autoregressive")(Choice(_autoregressive, (Tokens,), "autoregressive"))
+PRIORS.add("hierarchical")(Choice(_hierarchical, (Grid,), "hierarchical"))
