@@ -91,12 +91,12 @@ class Leading(nn.Conv2d):
 
     def norm(self) -> Tensor:
         """An estimate from below, by one power iteration."""
-        matrix = self.weight.flatten(1)
+        matrix, learning = self.weight.flatten(1), self.training and torch.is_grad_enabled()
         with torch.no_grad():
             v = F.normalize(self.u @ matrix, dim=0)
             u = F.normalize(matrix @ v, dim=0)
             u = torch.where(u.norm() > 0.5, u, self.u)  # of a matrix of zeros, as at the start, there is no direction
-            if self.training and torch.is_grad_enabled():
+            if learning:
                 self.u.copy_(u)
             u = u.clone()
         return u @ matrix @ v
