@@ -289,7 +289,8 @@ class Ladder(nn.Module):
         return kept[::-1]
 
     def start(self, rows: int) -> Tensor:
-        return self.biases[0].expand(rows, -1, -1, -1)
+        # a copy: made under no_grad, a view of a parameter claims to need a gradient, and torch's counter believes it
+        return self.biases[0].repeat(rows, 1, 1, 1)
 
     def prior(self, i: int, h: Tensor, said: Heard) -> tuple[Tensor, Tensor, Tensor]:
         """(m, s, r) of rung i."""

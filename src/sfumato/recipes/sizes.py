@@ -175,14 +175,14 @@ VDVAE_PUBLISHED: dict[str, Rungs] = {
 }
 VDVAE: dict[Size, Rungs] = {
     "xs": Rungs(32, (1, 1, 1, 1), (1, 1, 1, 1), z=8),
-    "s": Rungs(64, (2, 2, 3, 3, 2), (1, 1, 2, 2, 1), z=8),
+    "s": Rungs(64, (2, 3, 4, 2, 1), (1, 1, 2, 1, 1), (0.5,), z=8),
     "m": Rungs(256, (2, 4, 6, 8, 8, 4), (2, 2, 3, 3, 3, 2)),
     "paper": VDVAE_PUBLISHED["cifar10"],
 }
 
 DEEP_VAE: dict[Size, Rungs] = {
     "xs": Rungs(32, (1, 1, 1), (1, 1, 1), (2,), style="expansion", z=8),
-    "s": Rungs(64, (3, 4, 6), (1, 2, 2), (4,), (0, 1, 1), 4, style="expansion", z=8),
+    "s": Rungs(48, (2, 3, 4), (1, 2, 2), (2,), (0, 1, 1), 4, style="expansion"),
     "m": Rungs(128, (3, 3, 4, 4), (2, 2, 3, 3), (4,), (0, 1, 2, 2), 8, style="expansion"),
     # latent-vae-jax, config/imagenet256_kl8.py; heads 4 at the finest resolution there, here 8 throughout: 387 M
     "paper": Rungs(256, (8, 8, 10, 12, 10), (3, 3, 4, 5, 4), (12, 10, 8, 6, 4), (0, 0, 4, 4, 4), 8, "expansion", 384),
