@@ -56,7 +56,7 @@ def count(space: Grid, dims: Rungs) -> int:
 
 
 def of_equal_size(space: Grid, rungs: tuple[int, ...], wanted: int) -> Rungs:
-    """The width, a multiple of four, whose count is nearest."""
+    """The width whose count is nearest."""
     sized = [replace(BASE, width=width, rungs=rungs, heads=1) for width in range(16, 129, 2)]
     return min(sized, key=lambda dims: abs(count(space, dims) - wanted))
 

@@ -13,6 +13,8 @@ paper's numbers, 0 unguided. `holds`, written before the training:
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -37,16 +39,15 @@ def train() -> tuple[System, Any, float]:
     torch.manual_seed(0)
     width = READER["s"].width
     system = System(codec, prior_over("hierarchical", codec, "s", Doors(vector=width)), Labels(CLASSES, width))
-    plan = recipes.plan("deep-vae", "prior", "s")
-    plan = plan.__class__(**{**plan.__dict__, "steps": STEPS})
+    plan = replace(recipes.plan("deep-vae", "prior", "s"), steps=STEPS)
     found = learn(system, Memory(latents(codec, data.train), plan.batch), plan, say="deep-vae")
     return system, data, seconds + found["cpu_seconds"]
 
 
 @torch.no_grad()
 def surer(system: System, rows: int = 200) -> dict[str, float]:
-    """Per resolution, over unguided draws: the share of entries of z where the label makes the prior surer, and the mean
-    log-ratio of the two variances."""
+    """Per resolution, over unguided draws: the share of entries of z where the label makes the prior surer, and the
+    mean log-ratio of the two variances."""
     prior, labels = system.prior, torch.arange(rows) % CLASSES
     found: dict[int, list[torch.Tensor]] = {}
 
@@ -86,8 +87,8 @@ def main() -> None:
     least = min(range(len(fd)), key=fd.__getitem__)
     variance = surer(system)
     holds = {
-        "consistency": accuracy[3] > accuracy[0] and all(b > a - 0.01 for a, b in zip(accuracy, accuracy[1:4])),
-        "diversity": all(b < a for a, b in zip(spread, spread[1:])),
+        "consistency": accuracy[3] > accuracy[0] and all(b > a - 0.01 for a, b in pairwise(accuracy[:4])),
+        "diversity": all(b < a for a, b in pairwise(spread)),
         "u-shape": 0 < least < len(fd) - 1,
         "variance": variance["surer_1"] > 0.5 or variance[f"surer_{sides[1]}"] > 0.5,
     }

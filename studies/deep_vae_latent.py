@@ -28,9 +28,9 @@ BUDGET = 420.0
 
 def cost(system: System, data: Memory) -> float:
     """Processor seconds of a step, in a copy that is thrown away."""
-    optimiser = torch.optim.AdamW(system.players()[0])
+    optimiser, begun = torch.optim.AdamW(system.players()[0]), 0.0
     for step in range(8):
-        begun = cpu_seconds() if step == 3 else begun if step else 0.0
+        begun = cpu_seconds() if step == 3 else begun
         loss = sum(system.loss(data.at(step), noise=Noise.shared(step, data.batch)).values())
         optimiser.zero_grad()
         loss.backward()  # type: ignore[union-attr]
