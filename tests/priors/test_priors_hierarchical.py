@@ -421,6 +421,8 @@ def test_what_it_cannot_do_is_said(guided):
     value = torch.zeros(3, *prior.space.shape)
     with pytest.raises(UsageError, match="cannot hold a part"):
         draw(prior, condition, known=(value, value > 0))
+    with pytest.raises(UsageError, match="apart or product"):
+        draw(prior, condition, null=condition, guidance=2.0, rule="sum")
     with pytest.raises(Misfit, match="Gaussian of learned width"):
         Hierarchical(SPACE, Exact(), Normal(0.3), sigma=0.1)
 

@@ -52,6 +52,7 @@ from sfumato.core.tensors import per_image
 from sfumato.likelihoods import HALF_LOG_TAU, Distribution, Likelihood, NormalOf
 from sfumato.priors.guidance import Moments, apart, product
 
+LOG_VAR = (-30.0, 20.0)  # what exp can bear in float32
 ACTIVE = 0.01  # nats an entry: a layer that says less is counted as silent
 Scales = float | Sequence[float]  # one for all resolutions, or one each, from coarse to fine
 
@@ -80,20 +81,18 @@ class Ladder(Protocol):
     def norms(self) -> Iterator[tuple[int, Tensor]]: ...
 
 
+def _full(x: Tensor) -> Tensor:
+    """Rates are differences of large numbers: float32 at least."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def log_sigma(mean: Tensor, s: Tensor) -> Moments:
-    return Moments(mean.float() if mean.dtype != torch.float64 else mean, 2 * _bounded(s))
+    return Moments(_full(mean), (2 * _full(s)).clamp(*LOG_VAR))
 
 
 def softplus(mean: Tensor, s: Tensor) -> Moments:
-    s = s if s.dtype == torch.float64 else s.float()
-    # log(1 + 2^s) falls under what float32 can hold near s = −150; as with every log σ² here, −30 is the least
-    var = F.softplus(s.clamp(min=-60), beta=math.log(2))
-    return Moments(mean.to(var), var.log().clamp(-30, 20))
-
-
-def _bounded(s: Tensor) -> Tensor:
-    """log σ within what exp can bear in float32."""
-    return (s if s.dtype == torch.float64 else s.float()).clamp(-15, 10)
+    variance = F.softplus(_full(s).clamp(min=-60), beta=math.log(2))  # float32 has no 2^s below s = −149
+    return Moments(_full(mean), variance.log().clamp(*LOG_VAR))
 
 
 PARAMETRISATIONS: dict[str, Callable[[Tensor, Tensor], Moments]] = {"log-sigma": log_sigma, "softplus": softplus}
@@ -259,14 +258,16 @@ class Hierarchical(Prior):
         start: Tensor | None = None,
     ) -> Tensor:
         """guidance pushes the means apart, variance_guidance the log-variances (unsaid: as much); 1 is unguided for
-        both, and a list has one for each resolution, from coarse to fine. rule "product" takes the density
-        p_c^s / p_u^(s − 1) itself; `most` bounds the log-ratio of the variances (guidance.py). temperature multiplies
-        the deviation of every z_l. `start` (B, all entries of z): the noise to draw with, from `invert`."""
+        both, and a list has one for each resolution, from coarse to fine. rule "product" takes p_c^s / p_u^(s − 1)
+        with s = guidance; `most` bounds the log-ratio of the variances (guidance.py). temperature multiplies the
+        deviation of every z_l. `start` (B, all entries of z): the noise to draw with, from `invert`."""
         if known is not None:
             raise UsageError(
                 "A hierarchical VAE draws a picture from latents each of which is about all of it, so it cannot hold a "
                 "part and paint the rest. Train a diffusion or a masked prior for that, for instance ldm."
             )
+        if rule not in ("apart", "product"):
+            raise UsageError(f"The rule of guidance is apart or product, not {rule!r}.")
         warm = self._scales(temperature, "temperature")
         mean = self._scales(guidance, "guidance")
         variance = mean if variance_guidance is None else self._scales(variance_guidance, "variance_guidance")
@@ -323,12 +324,10 @@ class Hierarchical(Prior):
         check(self.space, z)
         draws = []
         for _ in range(self.importance):
-            eps, total = self._noise(noise), z.new_zeros(len(z))
-            for i, (drawn, q, p, h) in enumerate(self._inferred(z, condition, condition, eps)):
-                total = total + per_image(_log_normal(drawn, p) - _log_normal(drawn, q))
-                last = h if i == len(eps) - 1 else None
-            assert last is not None
-            draws.append(total + per_image(self.likelihood(self.net.exit(last)).log_prob(z)))
+            steps = list(self._inferred(z, condition, condition, self._noise(noise)))
+            ratios = [per_image(_log_normal(drawn, p) - _log_normal(drawn, q)) for drawn, q, p, _ in steps]
+            likely = self.likelihood(self.net.exit(steps[-1][-1]))
+            draws.append(torch.stack(ratios).sum(0) + per_image(likely.log_prob(z)))
         return torch.logsumexp(torch.stack(draws), 0) - math.log(self.importance)
 
 
