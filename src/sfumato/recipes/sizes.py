@@ -190,7 +190,7 @@ DEEP_VAE: dict[Size, Rungs] = {
 
 STEPS["hierarchical"] = {
     "xs": Plan(steps=300, batch=16, rate=2e-3, betas=(0.9, 0.9), ema=0.98),
-    "s": Plan(steps=6_000, batch=32, rate=2e-3, betas=(0.9, 0.99), ema=0.998),
+    "s": Plan(steps=5_000, batch=32, rate=2e-3, betas=(0.9, 0.99), ema=0.998),
     "m": Plan(steps=100_000, batch=128, rate=3e-4, betas=(0.9, 0.9), ema=0.9995, clip=200),
     # latent-vae-jax: 100 steps of warm-up, then flat; moments as VDVAE's, whose gradients are clipped at 200
     "paper": Plan(
