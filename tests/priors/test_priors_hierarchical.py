@@ -205,6 +205,16 @@ def test_eight_bit_values_have_probabilities():
     assert total.item() == pytest.approx(1, abs=0.02)
 
 
+def test_over_eight_bit_values_it_says_probabilities():
+    """CODEC+PRIOR knows which pixels want a density and which probabilities: untrained, about a uniform guess."""
+    torch.manual_seed(0)
+    x = (torch.arange(256) / 127.5 - 1).reshape(1, 1, 16, 16)
+    values = build("values+hierarchical", size="xs", side=16, channels=1)
+    assert values.prior.likelihood.discrete
+    assert 7 < values.bits_per_dim(x).item() < 10
+    assert not build("pixels+hierarchical", size="xs", side=16, channels=1).prior.likelihood.discrete
+
+
 # ── Gaussians ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

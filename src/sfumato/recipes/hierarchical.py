@@ -9,21 +9,12 @@ from __future__ import annotations
 
 from sfumato.codecs.pixels import Pixels
 from sfumato.core.space import Grid
-from sfumato.likelihoods import DiscretisedLogisticMixture
-from sfumato.priors.hierarchical import Hierarchical
-from sfumato.recipes.given import Doors, given
+from sfumato.recipes.given import given
 from sfumato.recipes.latents import over, published_classes
-from sfumato.recipes.networks import ladder
-from sfumato.recipes.sizes import VDVAE, VDVAE_PUBLISHED, Rungs, Size, planner, side_for
+from sfumato.recipes.priors import pixel_ladder
+from sfumato.recipes.sizes import VDVAE, VDVAE_PUBLISHED, Size, planner, side_for
 from sfumato.recipes.table import add
 from sfumato.systems import System
-
-
-def pixel_ladder(dims: Rungs, space: Grid, doors: Doors, components: int = 10) -> Hierarchical:
-    """VDVAE's prior over 8-bit pixels at any of its published sizes (sizes.VDVAE_PUBLISHED)."""
-    likelihood = DiscretisedLogisticMixture(components)
-    net = ladder(dims, space, likelihood.channels(space.channels), doors)
-    return Hierarchical(space, net, likelihood, parametrisation="log-sigma", draw=True)
 
 
 @add("vdvae", planner("hierarchical"))
