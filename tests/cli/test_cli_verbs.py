@@ -189,6 +189,15 @@ def test_info_counts_what_the_recipe_builds(capsys):
     assert facts["space"] == str(system.codec.space)
 
 
+@pytest.mark.parametrize("recipe", ["vdvae", "deep-vae"])
+def test_info_counts_a_ladder_on_shapes_alone(capsys, recipe):
+    """At a size that is never allocated: parameters, operations and memory are all numbers."""
+    facts = json.loads(here(capsys, "info", recipe, "--size", "paper", "--json")[1])
+    assert facts["parameters"]["prior"] > 38e6
+    assert facts["compute"]["prior"] > 1e10
+    assert facts["memory"]["per_picture"]["prior"] > 1e8
+
+
 def test_info_of_a_part_that_is_absent_is_0(capsys):
     facts = json.loads(here(capsys, "info", "ddpm", "--size", "xs", "--json")[1])
     assert facts["parameters"]["codec"] == facts["parameters"]["conditioner"] == 0

@@ -5,7 +5,8 @@ import torch
 
 from sfumato.core.condition import Condition
 from sfumato.core.space import Grid, Sequence, Tokens
-from sfumato.nn import CausalNet, Critic, Decoder, DiT, Encoder, MaskedNet, PatchNet, TokenNet, UNet
+from sfumato.nn import CausalNet, Critic, Decoder, DiT, Encoder, Ladder, MaskedNet, PatchNet, TokenNet, UNet
+from sfumato.nn.ladder import Level, resolutions
 
 B = 2
 
@@ -21,6 +22,23 @@ def condition():
 
 def ids():
     return torch.randint(0, 7, (B, 12))
+
+
+class Climb(torch.nn.Module):
+    """Up a ladder and down it again, with the posterior's own m′ for z."""
+
+    def __init__(self, style):
+        super().__init__()
+        levels = tuple(Level(side, 1, 1, 1.0, int(side != (1, 1)), 2) for side in resolutions(6, 6))
+        self.net = Ladder(levels, 3, 3, style=style, width=16, z=4, vector=5, context=6)
+
+    def forward(self, x, condition):
+        net, said = self.net, self.net.hear(condition)
+        a, h = net.encode(x, said), net.start(len(x))
+        for i, level in enumerate(net.of):
+            r = net.prior(i, h, said)[2]
+            h = net.join(i, h, net.posterior(i, h, a[level], said)[0], r, said)
+        return net.exit(h)
 
 
 TOKENS, SMALL = Tokens(12, 7, (3, 4)), {"width": 32, "depth": 2, "heads": 4}
@@ -50,6 +68,8 @@ NETS = {
     ),
     "encoder": (lambda: Encoder(3, 4, width=16, mults=(1, 2)), lambda: (images(),)),
     "decoder": (lambda: Decoder(4, 3, width=16, mults=(1, 2)), lambda: (images(4, 4),)),
+    "ladder": (lambda: Climb("expansion"), lambda: (images(6), condition())),
+    "ladder-narrow": (lambda: Climb("bottleneck"), lambda: (images(6), condition())),
     "critic": (lambda: Critic(3, width=16, layers=1), lambda: (images(16),)),
     "critic-spectral": (lambda: Critic(3, width=16, layers=1, norm="spectral"), lambda: (images(16),)),
 }

@@ -6,6 +6,9 @@ import torch
 
 from sfumato.core.space import Grid, Tokens
 from sfumato.nn import CausalNet, Critic, Decoder, DiT, Encoder, PatchNet, UNet
+from sfumato.recipes.given import Doors
+from sfumato.recipes.networks import ladder
+from sfumato.recipes.sizes import VDVAE_PUBLISHED
 
 
 def dit(width, depth, heads):
@@ -31,6 +34,11 @@ def pyramid(mults, z, hidden, attention=None):
 def vqgan(codes, width):
     net = pyramid((1, 1, 2, 2, 4), 256, 256, (False, False, False, False, True))
     return [*net, torch.nn.Embedding(codes, width)]
+
+
+def vdvae(name, side):
+    """With the hundred numbers of ten coupled logistics for three channels."""
+    return [ladder(VDVAE_PUBLISHED[name], Grid(3, side, side), 100, Doors())]
 
 
 PUBLISHED = {
@@ -74,6 +82,10 @@ PUBLISHED = {
     # github.com/junyanz/pytorch-CycleGAN-and-pix2pix, training log of pix2pix: network D 2.769M (it sees 6 channels;
     # with 3 it has 3 · 64 · 16 fewer)
     "patchgan": (2.769 - 3 * 64 * 16 / 1e6, lambda: [Critic(3)]),
+    # arXiv:2011.10650, table 3: CIFAR-10 39M, ImageNet-32 119M, ImageNet-64 125M
+    "vdvae-cifar10": (39, lambda: vdvae("cifar10", 32)),
+    "vdvae-imagenet32": (119, lambda: vdvae("imagenet32", 32)),
+    "vdvae-imagenet64": (125, lambda: vdvae("imagenet64", 64)),
     # GPT-2 small: 124M with the head tied (openai/gpt-2, model card)
     "gpt2": (124, lambda: [CausalNet(Tokens(1024, 50257), 50257, width=768, depth=12, heads=12, tied=True)]),
 }

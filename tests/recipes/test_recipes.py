@@ -15,17 +15,9 @@ from sfumato.systems import Cascade, System
 NAMES = list(recipes.RECIPES)
 PUBLISHED = ["diffusers"]  # shapes from a config.json; tests/recipes/test_recipes_published.py
 CODECS = ["ae", "dae", "vae", "vqvae", "dvae", "fsq", "vqgan"]
-PRIORS = ["ddpm", "edm", "rectified-flow", "pixel-ar", "ldm", "dit", "vq-ar", "cascade"]
-PRIORS += [
-    "gud-pixel",
-    "gud-pca",
-    "gud-fourier",
-    "gud-wavelet",
-    "gud-columns",
-    "gud-wavelet-columns",
-    "gud-latent",
-    "vdm",
-]
+PRIORS = ["ddpm", "edm", "rectified-flow", "pixel-ar", "ldm", "dit", "vq-ar", "cascade", "vdm"]
+PRIORS += ["gud-pixel", "gud-pca", "gud-fourier", "gud-wavelet", "gud-columns", "gud-wavelet-columns", "gud-latent"]
+PRIORS += ["vdvae", "deep-vae"]
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +87,7 @@ def test_every_prior_learns_with_every_condition(name, given):
     system.eval()
     said = {"label": [1, 2]} if "classes" in given else {}
     said |= {"text": ["a red apple", "红苹果"]} if "text" in given else {}
-    options = {} if name in ("pixel-ar", "vq-ar") else {"steps": 2}
+    options = {} if name in ("pixel-ar", "vq-ar", "vdvae", "deep-vae") else {"steps": 2}
     x = system.sample(2, said, guidance=1.5 if given else 1.0, batch=2, **options)
     assert x.shape == (2, 3, side, side)
     assert x.abs().max() <= 1
@@ -140,6 +132,14 @@ def count(part):
         ({"name": "ldm"}, "prior", 400e6, "Rombach et al. 2022, table 10: LDM-4, 400 M, context 512"),
         ({"name": "dit"}, "dit", 675e6, "Peebles & Xie 2023, table 4: DiT-XL/2, 675 M"),
         ({"name": "dit", "classes": 1000, "size": "m", "side": 256}, "dit", 130e6, "same, DiT-B/2, 130 M"),
+        ({"name": "vdvae"}, "prior", 39e6, "Child 2021, table 3: CIFAR-10, 39 M"),
+        ({"name": "vdvae", "side": 64}, "prior", 125e6, "same, ImageNet-64, 125 M"),
+        (
+            {"name": "deep-vae"},
+            "prior",
+            387e6,
+            "latent-vae-jax, imagenet256_kl8.py, counted layer by layer: decoder 289 M, encoder 88 M, attention 9 M",
+        ),
         ({"name": "pixel-ar", "levels": 256}, "prior", 76e6, "Chen et al. 2020, section 3: iGPT-S, 76 M"),
         (
             {"name": "vae", "side": 256, "factor": 8, "depth": 4},

@@ -11,7 +11,8 @@ from sfumato.recipes import RECIPES
 from sfumato.train import stages
 from sfumato.train.run import resume, train
 
-FAST = {"vqgan", "ldm"}  # two players and codes that settle; two stages, latents on disk, a condition
+# two players and codes that settle; two stages, latents on disk, a condition; singular vectors that turn in the loss
+FAST = {"vqgan", "ldm", "deep-vae"}
 
 
 class Death(BaseException):

@@ -5,12 +5,17 @@
     grid       (B, C, H, W)   concatenated        a low resolution, a picture with a hole
 
 Rows are images. An unconditional prior gets Condition.none(B), whose doors are all shut.
+
+In training some rows are dropped, so that guidance can be learned. A prior that must also hear what was dropped (the
+posterior of a hierarchical VAE) says so by `hears_all`, and finds it in `full`: the same rows with nothing dropped.
+Everywhere else, where nothing was dropped or nobody asked, it is None.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +31,7 @@ class Condition:
     sequence: Tensor | None = None
     mask: Tensor | None = None
     grid: Tensor | None = None
+    full: Condition | None = None
 
     @classmethod
     def none(cls, rows: int) -> Condition:
@@ -40,7 +46,8 @@ class Condition:
     def map(self, function: Callable[[Tensor], Tensor], rows: int | None = None) -> Condition:
         """The condition with `function` applied to every open door."""
         doors = {name: door if door is None else function(door) for name in DOORS for door in [getattr(self, name)]}
-        return Condition(self.rows if rows is None else rows, **doors)
+        full = None if self.full is None else self.full.map(function, rows)
+        return Condition(self.rows if rows is None else rows, **doors, full=full)
 
     def to(self, device: torch.device | str) -> Condition:
         return self.map(lambda door: door.to(device))
@@ -53,7 +60,7 @@ class Condition:
         return self.map(lambda door: door[rows], len(range(*rows.indices(self.rows))))
 
 
-DOORS = tuple(f.name for f in fields(Condition) if f.name != "rows")
+DOORS = tuple(f.name for f in fields(Condition) if f.name not in ("rows", "full"))
 
 
 def _same_doors(conditions: Sequence[Condition]) -> None:
@@ -66,7 +73,7 @@ def stack(conditions: Sequence[Condition]) -> Condition:
     """One batch of several, one below the other; all must open the same doors."""
     _same_doors(conditions)
     first, rows = conditions[0], sum(c.rows for c in conditions)
-    doors = {
+    doors: dict[str, Any] = {
         name: torch.cat([getattr(c, name) for c in conditions]) for name in DOORS if getattr(first, name) is not None
     }
     return Condition(rows, **doors)
@@ -75,7 +82,7 @@ def stack(conditions: Sequence[Condition]) -> Condition:
 def choose(keep: Tensor, given: Condition, null: Condition) -> Condition:
     """Row i of `given` where keep[i], else of `null`: dropping a condition so that guidance can be learned."""
     _same_doors([given, null])
-    doors = {
+    doors: dict[str, Any] = {
         name: pick(keep, door, getattr(null, name)) for name in DOORS if (door := getattr(given, name)) is not None
     }
     return Condition(given.rows, **doors)

@@ -182,6 +182,7 @@ class Prior(nn.Module, ABC):
     spaces: tuple[type, ...]
     space: Space
     kind: Kind | None = None
+    hears_all: bool = False  # whether `loss` wants, beside the condition of which rows were dropped, its `full`
 
     @abstractmethod
     def loss(self, z: Tensor, condition: Condition, noise: Noise, progress: float = 1.0, player: int = 0) -> Terms: ...

@@ -13,6 +13,7 @@ arXiv:2404.07724; rescaled Lin et al. 2023, arXiv:2305.08891.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -85,3 +86,43 @@ def during(
         return inside(z, t) if low <= float(t[0]) <= high else outside(z, t)
 
     return chosen
+
+
+# ---- of Gaussians ----
+
+
+class Moments(NamedTuple):
+    """A diagonal Gaussian."""
+
+    mean: Tensor
+    log_var: Tensor
+
+
+def apart(c: Moments, u: Moments, mean: float, variance: float, most: float | None = None) -> Moments:
+    """Mean and variance are pushed away from the unconditional ones, each by a scale of its own (Luhman & Luhman 2023,
+    arXiv:2303.13714; the paper's m and v are the scales minus one, so that 1 is unguided here as everywhere):
+
+        μ = μ_c + (mean − 1)(μ_c − μ_u),    log σ² = log σ_c² + (variance − 1)(log σ_c² − log σ_u²)
+
+    Where the condition made c surer than u, the variance shrinks further; where it made it less sure, it grows, which
+    `most` bounds: |log σ_c² − log σ_u²| counts as at most that much."""
+    ratio = c.log_var - u.log_var
+    if most is not None:
+        ratio = ratio.clamp(-most, most)
+    return Moments(c.mean + (mean - 1) * (c.mean - u.mean), c.log_var + (variance - 1) * ratio)
+
+
+def product(c: Moments, u: Moments, scale: float, floor: float = 0.1) -> Moments:
+    """The density p_c^s / p_u^(s − 1), normalised: again a Gaussian. With w = s − 1 and r = σ_c² / σ_u²,
+
+        κ = 1 + w (1 − r),    σ² = σ_c² / κ,    μ = μ_c + (w r / κ)(μ_c − μ_u)
+
+    Between u and c (0 ≤ s ≤ 1) that always exists. For w > 0 and r > 1 + 1/w nothing can be normalised (κ ≤ 0), and
+    shortly before that it flies apart; so each entry has its own w, the largest up to s − 1 that leaves κ ≥ floor."""
+    r = (c.log_var - u.log_var).exp()
+    w = torch.full_like(r, scale - 1)
+    if not 0 <= scale <= 1:
+        bound = (1 - floor) / (1 - r).abs().clamp(min=torch.finfo(r.dtype).tiny)
+        w = torch.where(1 + w * (1 - r) < floor, w.sign() * torch.minimum(w.abs(), bound), w)
+    kappa = 1 + w * (1 - r)
+    return Moments(c.mean + w * r / kappa * (c.mean - u.mean), c.log_var - kappa.log())

@@ -34,6 +34,7 @@ SERVES: dict[str, dict[str, Any]] = {
 PAPER: dict[str, dict[str, Any]] = {
     "ldm": {"factor": 4, "depth": 3},  # latent-diffusion cin256-v2: f = 4, three channels
     "dit": {"factor": 8, "depth": 4},  # DiT's Stable Diffusion autoencoder
+    "deep-vae": {"factor": 8, "depth": 4},  # latent-vae's imagenet256_kl8, the same autoencoder
 }
 
 
@@ -80,7 +81,7 @@ def _serving(name: str, size: Size, recipe: str | None) -> dict[str, Any]:
     return SERVES.get(name, {})
 
 
-def _published(size: Size, classes: int | None, text: bool) -> int:
+def published_classes(size: Size, classes: int | None, text: bool) -> int:
     """Unasked, the published sizes are ImageNet's with its thousand classes; the others are unconditional."""
     if classes is None:
         return 1000 if size == "paper" and not text else 0
@@ -114,7 +115,7 @@ def ldm(
     codec: str = "dae",
 ) -> System:
     """Latent diffusion: an autoencoder makes pictures small, a U-Net denoises there (arXiv:2112.10752)."""
-    return over("diffusion", codec, size, side, channels, _published(size, classes, text), text, "ldm")
+    return over("diffusion", codec, size, side, channels, published_classes(size, classes, text), text, "ldm")
 
 
 @add("dit", planner("diffusion"))
@@ -127,7 +128,7 @@ def dit(
     codec: str = "dae",
 ) -> System:
     """A diffusion transformer over latents, on straight paths (arXiv:2212.09748, arXiv:2401.08740)."""
-    return over("dit", codec, size, side, channels, _published(size, classes, text), text, "dit")
+    return over("dit", codec, size, side, channels, published_classes(size, classes, text), text, "dit")
 
 
 @add("vq-ar", planner("autoregressive"))

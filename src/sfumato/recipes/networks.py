@@ -5,9 +5,10 @@ from __future__ import annotations
 from sfumato.core.space import Grid, Tokens
 from sfumato.nn.causal import CausalNet
 from sfumato.nn.dit import DiT
+from sfumato.nn.ladder import Ladder, Level, resolutions
 from sfumato.nn.unet import UNet
 from sfumato.recipes.given import Doors
-from sfumato.recipes.sizes import Trunk, Unet
+from sfumato.recipes.sizes import Rungs, Trunk, Unet
 
 
 def unet(dims: Unet, channels: int, out: int, doors: Doors, grid: int | None = None) -> UNet:
@@ -49,4 +50,26 @@ def causal(dims: Trunk, space: Tokens, doors: Doors, dropout: float = 0.0) -> Ca
         vector=doors.vector,
         context=doors.context,
         dropout=dropout,
+    )
+
+
+def ladder(dims: Rungs, space: Grid, out: int, doors: Doors) -> Ladder:
+    """Down to one cell from whatever side the space has; where it has more resolutions than `dims` has numbers, the
+    last number serves for the rest."""
+    sides = resolutions(space.height, space.width)
+    at = lambda numbers, i: numbers[min(i, len(numbers) - 1)] if numbers else 0
+    levels = tuple(
+        Level(side, at(dims.rungs, i), at(dims.blocks, i), at(dims.ratio, i), at(dims.attention, i), dims.heads)
+        for i, side in enumerate(sides)
+    )
+    return Ladder(
+        levels,
+        space.channels,
+        out,
+        style=dims.style,
+        width=dims.width,
+        other=dims.other,
+        z=dims.z,
+        vector=doors.vector,
+        context=doors.context,
     )

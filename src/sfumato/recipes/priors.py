@@ -12,24 +12,27 @@ from sfumato.core.contracts import Codec, Prior
 from sfumato.core.errors import Misfit
 from sfumato.core.registry import Registry
 from sfumato.core.space import Grid, Space, Tokens
-from sfumato.likelihoods import Categorical
+from sfumato.likelihoods import Categorical, DiscretisedLogisticMixture, Normal
 from sfumato.priors.autoregressive import Autoregressive
 from sfumato.priors.diffusion import Diffusion, Rectified, scaled_linear
+from sfumato.priors.hierarchical import Hierarchical
 from sfumato.recipes.given import Doors
-from sfumato.recipes.networks import causal, unet
+from sfumato.recipes.networks import causal, ladder, unet
 from sfumato.recipes.networks import dit as dit_net
-from sfumato.recipes.sizes import DIT, LATENT_UNET, TOKEN_GPT, Size
+from sfumato.recipes.sizes import DEEP_VAE, DIT, LATENT_UNET, TOKEN_GPT, VDVAE, Rungs, Size
 
 
 @dataclass(frozen=True)
 class Choice:
     """spaces: the kinds of latent that it models. plan: the row of sizes.STEPS by which it is trained. attended:
-    whether labels go to its cross-attention instead of to the modulating vector."""
+    whether labels go to its cross-attention instead of to the modulating vector. values: what is built instead over
+    8-bit values on a grid, of which a prior must say probabilities and no density."""
 
     build: Callable[[Space, Size, Doors], Prior]
     spaces: tuple[type, ...]
     plan: str
     attended: bool = False
+    values: Callable[[Space, Size, Doors], Prior] | None = None
 
 
 PRIORS: Registry[Choice] = Registry("prior")
@@ -40,7 +43,9 @@ def prior_over(name: str, codec: Codec, size: Size, doors: Doors) -> Prior:
     """The prior over the codec's latents; Misfit, with those that would do, where it does not model their kind."""
     choice = PRIORS[name]
     if isinstance(codec.space, choice.spaces):
-        return choice.build(codec.space, size, doors)
+        of_values = isinstance(codec.space, Grid) and codec.discrete and codec.kind == "exact"
+        made = choice.values if of_values and choice.values is not None else choice.build
+        return made(codec.space, size, doors)
     accepted = " or ".join(kind.__name__ for kind in choice.spaces)
     fitting = ", ".join(other for other, c in PRIORS.items() if isinstance(codec.space, c.spaces))
     raise Misfit(
@@ -69,6 +74,28 @@ def _autoregressive(space: Space, size: Size, doors: Doors) -> Prior:
     return Autoregressive(space, causal(TOKEN_GPT[size], space, doors), Categorical(space.vocab))
 
 
+def _hierarchical(space: Space, size: Size, doors: Doors) -> Prior:
+    assert isinstance(space, Grid)
+    likelihood = Normal("element")
+    net = ladder(DEEP_VAE[size], space, likelihood.channels(space.channels), doors)
+    # σ, λ, the reach and (for its 48 layers) the schedule's 1000 are the paper's; fewer layers want a flatter schedule
+    spread = 1000 if size == "paper" else 100
+    return Hierarchical(space, net, likelihood, sigma=0.07, spread=spread, spectral=0.1, reach=4)
+
+
+def pixel_ladder(dims: Rungs, space: Grid, doors: Doors, components: int = 10) -> Hierarchical:
+    """VDVAE's prior over 8-bit values, at any of its published sizes (sizes.VDVAE_PUBLISHED)."""
+    likelihood = DiscretisedLogisticMixture(components)
+    net = ladder(dims, space, likelihood.channels(space.channels), doors)
+    return Hierarchical(space, net, likelihood, parametrisation="log-sigma", draw=True)
+
+
+def _hierarchical_values(space: Space, size: Size, doors: Doors) -> Prior:
+    assert isinstance(space, Grid)
+    return pixel_ladder(VDVAE[size], space, doors)
+
+
 PRIORS.add("diffusion")(Choice(_unet_diffusion, (Grid,), "diffusion", attended=True))
 PRIORS.add("dit")(Choice(_dit_diffusion, (Grid,), "diffusion"))
 PRIORS.add("autoregressive")(Choice(_autoregressive, (Tokens,), "autoregressive"))
+PRIORS.add("hierarchical")(Choice(_hierarchical, (Grid,), "hierarchical", values=_hierarchical_values))

@@ -149,3 +149,51 @@ def planner(kind: str, codec: str = "codec"):
         return STEPS[codec if stage.split(".")[-1] == "codec" else kind][size]
 
     return plan
+
+
+@dataclass(frozen=True)
+class Rungs:
+    """A ladder (nn/ladder.py). Per resolution, from one cell up: `rungs`, `blocks`, `ratio`, `attention`."""
+
+    width: int
+    rungs: tuple[int, ...]
+    blocks: tuple[int, ...]
+    ratio: tuple[float, ...] = (0.25,)
+    attention: tuple[int, ...] = ()
+    heads: int = 1
+    style: Literal["bottleneck", "expansion"] = "bottleneck"
+    other: int | None = None  # the width going up
+    z: int = 16
+
+
+# openai/vdvae, hps.py; a block that shrinks the grid is one of its resolution's blocks. Counts: README and table 3 of
+# arXiv:2011.10650.
+VDVAE_PUBLISHED: dict[str, Rungs] = {
+    "cifar10": Rungs(384, (1, 3, 6, 11, 22), (3, 4, 7, 7, 12)),  # 39 M
+    "imagenet32": Rungs(512, (2, 5, 10, 20, 41), (6, 7, 9, 10, 16)),  # 119 M
+    "imagenet64": Rungs(512, (2, 4, 8, 16, 32, 13), (5, 8, 9, 10, 21, 12)),  # 125 M
+}
+VDVAE: dict[Size, Rungs] = {
+    "xs": Rungs(32, (1, 1, 1, 1), (1, 1, 1, 1), z=8),
+    "s": Rungs(64, (2, 3, 4, 2, 1), (1, 1, 2, 1, 1), (0.5,), z=8),
+    "m": Rungs(256, (2, 4, 6, 8, 8, 4), (2, 2, 3, 3, 3, 2)),
+    "paper": VDVAE_PUBLISHED["cifar10"],
+}
+
+DEEP_VAE: dict[Size, Rungs] = {
+    "xs": Rungs(32, (1, 1, 1), (1, 1, 1), (2,), style="expansion", z=8),
+    "s": Rungs(48, (2, 3, 4), (1, 2, 2), (2,), (0, 1, 1), 4, style="expansion"),
+    "m": Rungs(128, (3, 3, 4, 4), (2, 2, 3, 3), (4,), (0, 1, 2, 2), 8, style="expansion"),
+    # latent-vae-jax, config/imagenet256_kl8.py; heads 4 at the finest resolution there, here 8 throughout: 387 M
+    "paper": Rungs(256, (8, 8, 10, 12, 10), (3, 3, 4, 5, 4), (12, 10, 8, 6, 4), (0, 0, 4, 4, 4), 8, "expansion", 384),
+}
+
+STEPS["hierarchical"] = {
+    "xs": Plan(steps=300, batch=16, rate=2e-3, betas=(0.9, 0.9), ema=0.98),
+    "s": Plan(steps=5_000, batch=32, rate=2e-3, betas=(0.9, 0.99), ema=0.998),
+    "m": Plan(steps=100_000, batch=128, rate=3e-4, betas=(0.9, 0.9), ema=0.9995, clip=200),
+    # latent-vae-jax: 100 steps of warm-up, then flat; moments as VDVAE's, whose gradients are clipped at 200
+    "paper": Plan(
+        steps=800_000, batch=128, rate=3e-4, betas=(0.9, 0.9), ema=0.9999, warmup=100 / 800_000, floor=1, clip=200
+    ),
+}

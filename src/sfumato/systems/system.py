@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -73,7 +74,10 @@ class System(nn.Module):
         if z is None:
             with torch.no_grad():
                 z = self.codec.latent(batch["image"], noise)
-        return prior.loss(z, self._heard(batch, len(z), noise), noise, progress, player)
+        condition = self._heard(batch, len(z), noise)
+        if prior.hears_all and self.conditioner is not None:
+            condition = replace(condition, full=self._heard(batch, len(z)))
+        return prior.loss(z, condition, noise, progress, player)
 
     def players(self) -> list[list[nn.Parameter]]:
         ours, *others = [[]] if self.prior is None else self.prior.players()
