@@ -81,6 +81,10 @@ class Pixels(Codec):
         u = noise.uniform(*x.shape[1:]).clamp(max=1 - 2.0**-15)
         return (to_levels(x) + u).to(x) / 128 - 1, w
 
+    def latent(self, x: Tensor, noise: Noise) -> Tensor:
+        """Dequantised: with a fresh u each time, or a density would learn to sit on 256 points."""
+        return self.lift(x, noise)[0] if self.mode == "dequantised" else self.encode(x)
+
     def blend(self, a: Tensor, b: Tensor, weight: float) -> Tensor:
         if self.mode != "tokens":
             return torch.lerp(a, b, weight)

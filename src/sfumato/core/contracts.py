@@ -97,6 +97,10 @@ class Codec(nn.Module, ABC):
             "Choose a Gaussian or a discrete bottleneck, or measure distances between samples instead."
         )
 
+    def latent(self, x: Tensor, noise: Noise) -> Tensor:
+        """What a prior learns from: encode(x), unless a latent is a draw (dequantised pixels)."""
+        return self.encode(x)
+
     def blend(self, a: Tensor, b: Tensor, weight: float) -> Tensor:
         """A latent between two, in whatever way suits the space; weight 0 gives a, 1 gives b."""
         raise Misfit(f"{type(self).__name__} has no in-between of two latents.")

@@ -4,6 +4,7 @@ from sfumato.nn.causal import CausalNet
 from sfumato.nn.critic import Critic
 from sfumato.nn.dit import DiT
 from sfumato.nn.encoders import PatchNet, TokenNet
+from sfumato.nn.glow import Glow
 from sfumato.nn.masked import MaskedNet
 from sfumato.nn.pyramid import Decoder, Encoder
 from sfumato.nn.transformer import Transformer
@@ -15,6 +16,7 @@ __all__ = [
     "Decoder",
     "DiT",
     "Encoder",
+    "Glow",
     "MaskedNet",
     "PatchNet",
     "TokenNet",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from sfumato.core.space import Grid, Tokens
 from sfumato.nn.causal import CausalNet
+from sfumato.nn.coupling import Coupling
 from sfumato.nn.dit import DiT
+from sfumato.nn.glow import Glow
 from sfumato.nn.unet import UNet
 from sfumato.recipes.given import Doors
-from sfumato.recipes.sizes import Trunk, Unet
+from sfumato.recipes.sizes import Coupled, Trunk, Unet
 
 
 def unet(dims: Unet, channels: int, out: int, doors: Doors, grid: int | None = None) -> UNet:
@@ -50,3 +52,7 @@ def causal(dims: Trunk, space: Tokens, doors: Doors, dropout: float = 0.0) -> Ca
         context=doors.context,
         dropout=dropout,
     )
+
+
+def glow(dims: Coupled, space: Grid, doors: Doors, coupling: Coupling = "affine") -> Glow:
+    return Glow(space, levels=dims.levels, steps=dims.steps, width=dims.width, coupling=coupling, vector=doors.vector)

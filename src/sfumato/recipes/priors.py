@@ -15,10 +15,11 @@ from sfumato.core.space import Grid, Space, Tokens
 from sfumato.likelihoods import Categorical
 from sfumato.priors.autoregressive import Autoregressive
 from sfumato.priors.diffusion import Diffusion, Rectified, scaled_linear
+from sfumato.priors.flow import Flow
 from sfumato.recipes.given import Doors
-from sfumato.recipes.networks import causal, unet
+from sfumato.recipes.networks import causal, glow, unet
 from sfumato.recipes.networks import dit as dit_net
-from sfumato.recipes.sizes import DIT, LATENT_UNET, TOKEN_GPT, Size
+from sfumato.recipes.sizes import DIT, GLOW, LATENT_UNET, TOKEN_GPT, Size
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,12 @@ def _autoregressive(space: Space, size: Size, doors: Doors) -> Prior:
     return Autoregressive(space, causal(TOKEN_GPT[size], space, doors), Categorical(space.vocab))
 
 
+def _flow(space: Space, size: Size, doors: Doors) -> Prior:
+    assert isinstance(space, Grid)
+    return Flow(space, glow(GLOW[size], space, doors))
+
+
 PRIORS.add("diffusion")(Choice(_unet_diffusion, (Grid,), "diffusion", attended=True))
 PRIORS.add("dit")(Choice(_dit_diffusion, (Grid,), "diffusion"))
 PRIORS.add("autoregressive")(Choice(_autoregressive, (Tokens,), "autoregressive"))
+PRIORS.add("flow")(Choice(_flow, (Grid,), "flow"))
