@@ -11,7 +11,7 @@ from sfumato.recipes import RECIPES
 from sfumato.train import stages
 from sfumato.train.run import resume, train
 
-FAST = {"vqgan", "ldm"}  # two players and codes that settle; two stages, latents on disk, a condition
+FAST = {"vqgan", "ldm", "glow"}  # two players and codes that settle; two stages, latents on disk, a condition; a start
 
 
 class Death(BaseException):

@@ -195,16 +195,21 @@ class Mixing(nn.Module):
         return self.norm.bias.new_zeros(())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.autocast(x.device.type, enabled=False):  # 8 bits of mantissa do not invert
+        with _all_bits(x):
             weight = self.matrix(x.dtype) * self.norm.scale().to(x.dtype)
             bias = weight @ self.norm.bias.to(x.dtype)
             log_det = (self.log_det() + FACTOR * self.norm.log_scale.sum()) * x[0, 0].numel()
             return _per_pixel(x, weight, bias), log_det.to(x.dtype)
 
     def inverse(self, y: Tensor) -> Tensor:
-        with torch.autocast(y.device.type, enabled=False):
+        with _all_bits(y):
             weight = torch.linalg.inv(wide(self.matrix(y.dtype) * self.norm.scale().to(y.dtype))).to(y.dtype)
             return _per_pixel(y, weight, -self.norm.bias.to(y.dtype))
+
+
+def _all_bits(x: Tensor) -> torch.autocast:
+    """Out of autocast: 8 bits of mantissa do not invert. (It knows no meta device, where nothing is computed.)"""
+    return torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False)
 
 
 def _per_pixel(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -280,7 +285,7 @@ class CouplingNet(nn.Module):
         check_doors("coupling network", condition, vector=self.vector_width)
         h = self.enter(z.to(self.exit.bias.dtype))  # channels last from here on: the fastest on CPUs too
         if self.told is not None:
-            h = h + self.told(condition.vector)[:, :, None, None]
+            h = h.add_(self.told(condition.vector)[:, :, None, None])
         return self.exit(F.relu(self.middle(F.relu(h, inplace=True)), inplace=True))
 
 
