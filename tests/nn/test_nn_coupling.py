@@ -109,7 +109,7 @@ def test_the_spline_is_zukos():
     widths, heights, slopes = (torch.randn(500, n, generator=g).double() for n in (8, 8, 7))
     theirs = zuko.transforms.MonotonicRQSTransform(widths, heights, slopes, bound=4.0)
     x = 6 * (torch.rand(500, generator=g).double() - 0.5) * 2
-    knots = (theirs.horizontal, theirs.vertical, theirs.derivatives)
+    knots = tuple(v.T for v in (theirs.horizontal, theirs.vertical, theirs.derivatives))
     y, log_slope = spline.forward(x, *knots)
     expected, ladj = theirs.call_and_ladj(x)
     torch.testing.assert_close(y, expected, atol=1e-12, rtol=0)
@@ -119,18 +119,17 @@ def test_the_spline_is_zukos():
 
 
 def test_the_spline_is_monotone_and_meets_its_knots():
-    x0, y0, d = spline.shape(torch.randn(1, 23).double(), 4.0)
-    assert (x0.diff() > 0).all()
-    assert (y0.diff() > 0).all()
-    assert x0[0, 0] == y0[0, 0] == -4
-    assert x0[0, -1] == y0[0, -1] == 4
-    assert d[0, 0] == d[0, -1] == 1
-    at = x0[0, 1:-1]
-    y, log_slope = spline.forward(at, *(k.expand(7, -1) for k in (x0, y0, d)))
-    torch.testing.assert_close(y, y0[0, 1:-1])
-    torch.testing.assert_close(log_slope.exp(), d[0, 1:-1])
+    x0, y0, d = spline.shape(torch.randn(23, 1).double(), 4.0)
+    assert (x0.diff(dim=0) > 0).all()
+    assert (y0.diff(dim=0) > 0).all()
+    assert x0[0] == y0[0] == -4
+    assert x0[-1] == y0[-1] == 4
+    assert d[0] == d[-1] == 1
+    y, log_slope = spline.forward(x0[1:-1, 0], *(k.expand(-1, 7) for k in (x0, y0, d)))
+    torch.testing.assert_close(y, y0[1:-1, 0])
+    torch.testing.assert_close(log_slope.exp(), d[1:-1, 0])
     x = torch.linspace(-5, 5, 1001).double()
-    assert (spline.forward(x, *(k.expand(1001, -1) for k in (x0, y0, d)))[0].diff() > 0).all()
+    assert (spline.forward(x, *(k.expand(-1, 1001) for k in (x0, y0, d)))[0].diff() > 0).all()
 
 
 # ---- across channels ----

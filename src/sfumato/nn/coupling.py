@@ -107,7 +107,7 @@ def _gaussian_back(y: Tensor, p: Tensor) -> Tensor:
 
 
 def _knots(z: Tensor, p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return spline.shape(p.to(z.dtype).unflatten(1, (z.shape[1], -1)).movedim(2, -1), BOUND)
+    return spline.shape(p.to(z.dtype).unflatten(1, (z.shape[1], -1)).movedim(2, 0).contiguous(), BOUND)
 
 
 def _spline(z: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
@@ -316,7 +316,7 @@ class TopNet(nn.Module):
 
     def forward(self, z: Tensor, condition: Condition) -> Tensor:
         check_doors("top network", condition, vector=self.vector_width)
-        p = self.place.expand(len(z), -1, -1, -1)
+        p = self.place.repeat(len(z), 1, 1, 1)
         return p if self.told is None else p + self.told(condition.vector)[:, :, None, None]
 
 
