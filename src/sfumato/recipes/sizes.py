@@ -160,7 +160,7 @@ GLOW: dict[Size, Coupled] = {
 
 STEPS["flow"] = {
     "xs": Plan(steps=300, batch=16, rate=2e-3, ema=0.98),
-    "s": Plan(steps=8_000, batch=32, rate=2e-3, ema=0.998),
+    "s": Plan(steps=8_000, batch=32, rate=4e-3, ema=0.998),
     "m": Plan(steps=100_000, batch=64, rate=1e-3, ema=0.9995),
     # 1800 epochs of 50,000 in batches of 8 x 64, warm-up in the first ten, a constant rate (the paper's appendix C)
     "paper": Plan(steps=176_000, batch=512, rate=1e-3, betas=(0.9, 0.999), warmup=10 / 1800, floor=1, ema=0.999),
