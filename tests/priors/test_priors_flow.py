@@ -277,6 +277,16 @@ def test_dequantised_pixels_are_learned_with_fresh_noise():
     assert torch.equal(raw.latent(z, noise), z)
 
 
+def test_a_prior_learns_from_draws_where_the_codec_has_a_width():
+    """The draws that `lift` weighs, of a VAE; the code itself of an autoencoder without one."""
+    x = Noise.each(range(3)).uniform(3, 16, 16) * 2 - 1
+    for name, drawn in (("vae", True), ("dae", False), ("vqvae", False)):
+        codec = recipes.build(name, size="xs", side=16).codec.eval()
+        z = codec.latent(x, Noise.each(range(3)))
+        assert torch.equal(z, codec.lift(x, Noise.each(range(3)))[0] if drawn else codec.encode(x))
+        assert torch.equal(z, codec.encode(x)) != drawn
+
+
 # ---- guidance ----
 
 

@@ -109,7 +109,10 @@ class System(nn.Module):
         @torch.no_grad()
         def passed() -> Iterator[tuple[Tensor, Condition]]:
             for batch in batches():
-                z = batch["latent"] if "latent" in batch else self.codec.encode(batch["image"])
+                z = batch.get("latent")
+                if z is None:
+                    x = batch["image"]
+                    z = self.codec.latent(x, Noise.ambient(len(x), x.device))
                 yield z, self._heard(batch, len(z))
 
         return passed
