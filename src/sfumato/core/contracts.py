@@ -98,8 +98,8 @@ class Codec(nn.Module, ABC):
         )
 
     def latent(self, x: Tensor, noise: Noise) -> Tensor:
-        """What a prior learns from, z of the formula above: a draw where q(z|x) has a width (dequantised pixels, a VAE),
-        else encode(x). Latents that are kept on disk are encode(x) always."""
+        """What a prior learns from, z of the formula above: a draw where q(z|x) has a width (dequantised pixels, a
+        VAE), else encode(x). Latents that are kept on disk are encode(x) always."""
         return self.encode(x)
 
     def blend(self, a: Tensor, b: Tensor, weight: float) -> Tensor:
