@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from sfumato.core.condition import Condition
 from sfumato.core.errors import Misfit
-from sfumato.core.tensors import per_image
+from sfumato.core.tensors import per_image, wide
 from sfumato.nn import spline
 from sfumato.nn.doors import check_doors
 
@@ -52,11 +52,6 @@ def squeeze(x: Tensor) -> Tensor:
 
 def unsqueeze(y: Tensor) -> Tensor:
     return F.pixel_shuffle(y, 2)
-
-
-def wide(x: Tensor) -> Tensor:
-    """In float64, where the device has it."""
-    return x if x.device.type == "mps" else x.double()
 
 
 # ---- what a coupling does to the half that it moves ----

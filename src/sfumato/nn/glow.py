@@ -17,6 +17,7 @@ Shapes: x, ε (B, C, H, W); log-det (B,).
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -87,7 +88,8 @@ class Glow(nn.Module):
                 f"A coupling moves one half of the channels by the other, and {space} has one channel and sides that "
                 "cannot be halved. Choose even sides."
             )
-        self.learned, self.levels, self.splits = learned, nn.ModuleList(), nn.ModuleList()
+        self.depth, self.learned = steps, learned
+        self.steps, self.splits = nn.ModuleList(), nn.ModuleList()  # of all levels, one after the other
         for level in range(max(self.halvings, 1)):
             if level:
                 channels //= 2
@@ -95,10 +97,16 @@ class Glow(nn.Module):
                     self.splits.append(SplitNet(channels, GAUSSIAN.numbers * channels, vector))
             if self.halvings:
                 channels, layout = 4 * channels, (layout[0] // 2, layout[1] // 2)
-            row = [Step(channels, width, coupling=coupling, mixing=mixing, vector=vector) for _ in range(steps)]
-            self.levels.append(nn.ModuleList(row))
+            parts: dict[str, Any] = {"coupling": coupling, "mixing": mixing, "vector": vector}
+            self.steps.extend(Step(channels, width, **parts) for _ in range(steps))
         self.top = TopNet(GAUSSIAN.numbers * channels, layout, vector) if learned else None
         self.register_buffer("ready", torch.zeros((), dtype=torch.bool))  # whether `fit` was done
+
+    @property
+    def levels(self) -> list[list[Step]]:
+        """The steps of each level."""
+        count, steps = max(self.halvings, 1), list(self.steps)
+        return [steps[i * self.depth : (i + 1) * self.depth] for i in range(count)]  # type: ignore[misc]
 
     @torch.no_grad()
     def fit(self, x: Tensor, ask: Ask) -> None:
@@ -121,7 +129,7 @@ class Glow(nn.Module):
         """(ε, log |det ∂ε/∂x|)."""
         check(self.space, x)
         log_det, away = x.new_zeros(len(x)), []
-        for i, steps in enumerate(self._steps()):
+        for i, steps in enumerate(self.levels):
             if i:
                 x, z = x.chunk(2, 1)
                 eps, moved = self._normalised(z, self._split(i), x, ask)
@@ -140,22 +148,19 @@ class Glow(nn.Module):
         """x. Finite for any finite ε."""
         check(self.space, eps)
         away, eps = [], eps.clamp(-FAR, FAR)
-        for i in range(len(self.levels)):
+        for i in range(max(self.halvings, 1)):
             if i:
                 eps, z = eps.chunk(2, 1)
                 away.append(z)
             eps = squeeze(eps) if self.halvings else eps
         x = self._denormalised(eps, self.top, eps, ask)
-        for i, steps in reversed(list(enumerate(self._steps()))):
+        for i, steps in reversed(list(enumerate(self.levels))):
             for step in reversed(steps):
                 x = step.inverse(x, ask).clamp(-FAR, FAR)
             x = unsqueeze(x) if self.halvings else x
             if i:
                 x = torch.cat([x, self._denormalised(away.pop(), self._split(i), x, ask)], 1)
         return x
-
-    def _steps(self) -> list[list[Step]]:
-        return [list(steps) for steps in self.levels]  # type: ignore[call-overload]  # a Module, to mypy
 
     def _split(self, level: int) -> nn.Module | None:
         return self.splits[level - 1] if self.learned else None

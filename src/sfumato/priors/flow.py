@@ -32,7 +32,7 @@ from sfumato.core.contracts import Kind, Known, Latents, Prior, Terms
 from sfumato.core.errors import UsageError
 from sfumato.core.noise import Noise
 from sfumato.core.space import Grid, check, size
-from sfumato.core.tensors import per_image
+from sfumato.core.tensors import per_image, wide
 from sfumato.priors.guidance import guide
 
 Ask = Callable[[nn.Module, Tensor], Tensor]
@@ -102,17 +102,18 @@ class Flow(Prior):
         if not (math.isfinite(temperature) and temperature >= 0):
             raise UsageError(f"A flow's temperature is a finite number ≥ 0, not {temperature}.")
         eps = noise.normal(*self.space.shape) if start is None else check(self.space, start)
-        return self.net.inverse(temperature * _wide(eps), self._ask(condition, null, guidance)).float()
+        z = self.net.inverse(temperature * wide(eps), self._ask(condition, null, guidance))
+        return z.to(next((p.dtype for p in self.parameters()), torch.float32))
 
     @torch.no_grad()
     def invert(self, z: Tensor, condition: Condition) -> Tensor:
         """The noise of unit variance from which `sample` comes back to z."""
-        eps, _ = self.net(_wide(check(self.space, z)), self._ask(condition))
+        eps, _ = self.net(wide(check(self.space, z)), self._ask(condition))
         return eps  # in float64: rounded to float32, what lies far from the data would not find back
 
     def log_prob(self, z: Tensor, condition: Condition, noise: Noise) -> Tensor:
         """(B,) exact, in nats."""
-        return self._log_prob(_wide(check(self.space, z)), condition).to(z.dtype)
+        return self._log_prob(wide(check(self.space, z)), condition).to(z.dtype)
 
     def _log_prob(self, z: Tensor, condition: Condition) -> Tensor:
         eps, log_det = self.net(z, self._ask(condition))
@@ -120,8 +121,3 @@ class Flow(Prior):
 
     def _ask(self, condition: Condition, null: Condition | None = None, guidance: float = 1.0) -> Ask:
         return lambda net, state: guide(net, condition, null, guidance)(state.float())
-
-
-def _wide(z: Tensor) -> Tensor:
-    """In float64, where the device has it."""
-    return z if z.device.type == "mps" else z.double()
