@@ -6,6 +6,7 @@ import torch
 from sfumato.core.condition import Condition
 from sfumato.core.space import Grid, Sequence, Tokens
 from sfumato.nn import CausalNet, Critic, Decoder, DiT, Encoder, Ladder, MaskedNet, PatchNet, TokenNet, UNet
+from sfumato.nn.coupling import CouplingNet, SplitNet, TopNet
 from sfumato.nn.ladder import Level, resolutions
 
 B = 2
@@ -66,6 +67,9 @@ NETS = {
         lambda: UNet(3, 3, width=16, mults=(1, 2), blocks=1, attention=(False, True), dropout=0.1, **DOORS),
         lambda: (images(), torch.rand(B), condition()),
     ),
+    "coupling": (lambda: CouplingNet(3, 6, 16, vector=5), lambda: (images(), condition())),
+    "split": (lambda: SplitNet(3, 6, vector=5), lambda: (images(), condition())),
+    "top": (lambda: TopNet(6, (8, 8), vector=5), lambda: (images(), condition())),
     "encoder": (lambda: Encoder(3, 4, width=16, mults=(1, 2)), lambda: (images(),)),
     "decoder": (lambda: Decoder(4, 3, width=16, mults=(1, 2)), lambda: (images(4, 4),)),
     "ladder": (lambda: Climb("expansion"), lambda: (images(6), condition())),

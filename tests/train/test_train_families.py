@@ -11,8 +11,9 @@ from sfumato.recipes import RECIPES
 from sfumato.train import stages
 from sfumato.train.run import resume, train
 
-# two players and codes that settle; two stages, latents on disk, a condition; singular vectors that turn in the loss
-FAST = {"vqgan", "ldm", "deep-vae"}
+# two players and codes that settle; two stages, latents on disk, a condition; singular vectors that turn in the loss; a
+# start that is measured
+FAST = {"vqgan", "ldm", "deep-vae", "glow"}
 
 
 class Death(BaseException):

@@ -183,6 +183,11 @@ class AutoEncoder(Codec):
             log_q = log_q + size(self.space) * self.deviation.log()
         return z, per_image(self.likely(z).log_prob(x)) - log_q
 
+    def latent(self, x: Tensor, noise: Noise) -> Tensor:
+        if self.kind is None or isinstance(self.space, Tokens):
+            return self.encode(x)
+        return self._out(self.bottleneck.lift(self._features(x), noise)[0])
+
     def blend(self, a: Tensor, b: Tensor, weight: float) -> Tensor:
         return self._out(self.bottleneck.blend(self._in(a), self._in(b), weight))
 

@@ -69,9 +69,6 @@ class Pixels(Codec):
         middle = z.unflatten(1, shape).movedim(-1, 1).float() * share + (share - 1) / 2
         return middle / 127.5 - 1
 
-    def latent(self, x: Tensor, noise: Noise) -> Tensor:
-        return self.lift(x, noise)[0]
-
     def lift(self, x: Tensor, noise: Noise | None = None) -> tuple[Tensor, Tensor]:
         each = {"raw": 0.0, "values": 0.0, "dequantised": -math.log(128), "tokens": -math.log(256 / self.levels)}[
             self.mode
@@ -83,6 +80,10 @@ class Pixels(Codec):
         # k + u near 256 has steps of 2⁻¹⁶: a u above this would round up to the next value
         u = noise.uniform(*x.shape[1:]).clamp(max=1 - 2.0**-15)
         return (to_levels(x) + u).to(x) / 128 - 1, w
+
+    def latent(self, x: Tensor, noise: Noise) -> Tensor:
+        """Dequantised: with a fresh u each time, or a density would learn to sit on 256 points."""
+        return self.lift(x, noise)[0] if self.mode == "dequantised" else self.encode(x)
 
     def blend(self, a: Tensor, b: Tensor, weight: float) -> Tensor:
         if self.mode != "tokens":

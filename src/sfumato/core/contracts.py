@@ -92,17 +92,17 @@ class Codec(nn.Module, ABC):
     @abstractmethod
     def decode(self, z: Tensor) -> Tensor: ...
 
-    def latent(self, x: Tensor, noise: Noise) -> Tensor:
-        """The latent that a prior learns from: where a density is to be learned of values that are discrete, they are
-        dequantised here, anew each time. By default it is `encode`."""
-        return self.encode(x)
-
     def lift(self, x: Tensor, noise: Noise | None = None) -> tuple[Tensor, Tensor]:
         """(z, w) of the formula above; w (B,) in nats."""
         raise Misfit(
             f"{type(self).__name__} is a deterministic map onto continuous latents, so p(x) has no density through it. "
             "Choose a Gaussian or a discrete bottleneck, or measure distances between samples instead."
         )
+
+    def latent(self, x: Tensor, noise: Noise) -> Tensor:
+        """What a prior learns from, z of the formula above: a draw where q(z|x) has a width (dequantised pixels, a
+        VAE), else encode(x). Latents that are kept on disk are encode(x) always."""
+        return self.encode(x)
 
     def blend(self, a: Tensor, b: Tensor, weight: float) -> Tensor:
         """A latent between two, in whatever way suits the space; weight 0 gives a, 1 gives b."""

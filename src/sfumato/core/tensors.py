@@ -1,4 +1,4 @@
-"""Small tensor sentences that every room says: per-image sums and means, a (B,) against a latent."""
+"""Small tensor sentences that every room says: per-image sums and means, a (B,) against a latent, more digits."""
 
 from __future__ import annotations
 
@@ -31,3 +31,8 @@ def over_processes(x: Tensor) -> Tensor:
 def pick(keep: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Row i of a where keep[i], else of b; exact copies, no arithmetic."""
     return torch.where(against(keep, a), a, b)
+
+
+def wide(x: Tensor) -> Tensor:
+    """In float64, where the device has it."""
+    return x if x.device.type == "mps" else x.double()

@@ -4,6 +4,7 @@ from sfumato.nn.causal import CausalNet
 from sfumato.nn.critic import Critic
 from sfumato.nn.dit import DiT
 from sfumato.nn.encoders import PatchNet, TokenNet
+from sfumato.nn.glow import Glow
 from sfumato.nn.ladder import Ladder
 from sfumato.nn.masked import MaskedNet
 from sfumato.nn.pyramid import Decoder, Encoder
@@ -17,6 +18,7 @@ __all__ = [
     "DiT",
     "Encoder",
     "Ladder",
+    "Glow",
     "MaskedNet",
     "PatchNet",
     "TokenNet",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from sfumato.core.space import Grid, Tokens
 from sfumato.nn.causal import CausalNet
+from sfumato.nn.coupling import Coupling
 from sfumato.nn.dit import DiT
+from sfumato.nn.glow import Glow
 from sfumato.nn.ladder import Ladder, Level, resolutions
 from sfumato.nn.unet import UNet
 from sfumato.recipes.given import Doors
-from sfumato.recipes.sizes import Rungs, Trunk, Unet
+from sfumato.recipes.sizes import Coupled, Rungs, Trunk, Unet
 
 
 def unet(dims: Unet, channels: int, out: int, doors: Doors, grid: int | None = None) -> UNet:
@@ -73,3 +75,7 @@ def ladder(dims: Rungs, space: Grid, out: int, doors: Doors) -> Ladder:
         vector=doors.vector,
         context=doors.context,
     )
+
+
+def glow(dims: Coupled, space: Grid, doors: Doors, coupling: Coupling = "affine") -> Glow:
+    return Glow(space, levels=dims.levels, steps=dims.steps, width=dims.width, coupling=coupling, vector=doors.vector)

@@ -15,11 +15,12 @@ from sfumato.core.space import Grid, Space, Tokens
 from sfumato.likelihoods import Categorical, DiscretisedLogisticMixture, Normal
 from sfumato.priors.autoregressive import Autoregressive
 from sfumato.priors.diffusion import Diffusion, Rectified, scaled_linear
+from sfumato.priors.flow import Flow
 from sfumato.priors.hierarchical import Hierarchical
 from sfumato.recipes.given import Doors
-from sfumato.recipes.networks import causal, ladder, unet
+from sfumato.recipes.networks import causal, glow, ladder, unet
 from sfumato.recipes.networks import dit as dit_net
-from sfumato.recipes.sizes import DEEP_VAE, DIT, LATENT_UNET, TOKEN_GPT, VDVAE, Rungs, Size
+from sfumato.recipes.sizes import DEEP_VAE, DIT, GLOW, LATENT_UNET, TOKEN_GPT, VDVAE, Rungs, Size
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,13 @@ def _hierarchical_values(space: Space, size: Size, doors: Doors) -> Prior:
     return pixel_ladder(VDVAE[size], space, doors)
 
 
+def _flow(space: Space, size: Size, doors: Doors) -> Prior:
+    assert isinstance(space, Grid)
+    return Flow(space, glow(GLOW[size], space, doors))
+
+
 PRIORS.add("diffusion")(Choice(_unet_diffusion, (Grid,), "diffusion", attended=True))
 PRIORS.add("dit")(Choice(_dit_diffusion, (Grid,), "diffusion"))
 PRIORS.add("autoregressive")(Choice(_autoregressive, (Tokens,), "autoregressive"))
 PRIORS.add("hierarchical")(Choice(_hierarchical, (Grid,), "hierarchical", values=_hierarchical_values))
+PRIORS.add("flow")(Choice(_flow, (Grid,), "flow"))

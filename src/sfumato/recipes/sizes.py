@@ -142,6 +142,35 @@ STEPS: dict[str, dict[Size, Plan]] = {
 STEPS["relaxed"] = STEPS["codec"] | {"s": replace(STEPS["codec"]["s"], rate=1e-3)}
 
 
+@dataclass(frozen=True)
+class Coupled:
+    """A multi-scale flow: levels, steps of flow in each, width of the networks in its couplings."""
+
+    levels: int
+    steps: int
+    width: int
+
+
+GLOW: dict[Size, Coupled] = {
+    "xs": Coupled(2, 2, 16),
+    "s": Coupled(3, 8, 64),
+    "m": Coupled(3, 16, 256),
+    "paper": Coupled(3, 32, 512),  # Kingma & Dhariwal 2018, table 4: CIFAR-10
+}
+
+# Latents are not kept: a density learns from draws of q(z|x), since the means of a VAE's idle channels are all but
+# equal, and a density can pile up on them without limit.
+STEPS["flow"] = {
+    "xs": Plan(steps=300, batch=16, rate=2e-3, ema=0.98, cache=False),
+    "s": Plan(steps=8_000, batch=32, rate=4e-3, ema=0.998, cache=False),
+    "m": Plan(steps=100_000, batch=64, rate=1e-3, ema=0.9995, cache=False),
+    # 1800 epochs of 50,000 in batches of 8 x 64, warm-up in the first ten, a constant rate (the paper's appendix C)
+    "paper": Plan(
+        steps=176_000, batch=512, rate=1e-3, betas=(0.9, 0.999), warmup=10 / 1800, floor=1, ema=0.999, cache=False
+    ),
+}
+
+
 def planner(kind: str, codec: str = "codec"):
     """(stage, size) → Plan: stages called "codec" (or ending so) follow the codec's plan, all others that of `kind`."""
 

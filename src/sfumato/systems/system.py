@@ -253,13 +253,14 @@ class System(nn.Module):
     def interpolate(self, a: Tensor, b: Tensor, frames: int = 8, given: Given | None = None, **options: Any) -> Tensor:
         """(frames, C, H, W) from image a to image b, each (C, H, W).
 
-        Where the prior can be inverted (diffusion), both images go to noise along the deterministic flow and the path
-        between is a great circle there (DDIM, arXiv:2010.02502); otherwise the codec blends the two latents.
+        Where the prior can be inverted (diffusion, flow), both images go to noise along the deterministic flow and the
+        path between is a great circle there (DDIM, arXiv:2010.02502); otherwise the codec blends the two latents.
         """
         ends = self.encode(torch.stack([a, b]).to(self.device))
         weights = torch.linspace(0, 1, frames).tolist()
         if self.prior is None or not hasattr(self.prior, "invert"):
             return self.decode(torch.cat([self.codec.blend(ends[:1], ends[1:], w) for w in weights]))
+        _check_options(self.prior, options)
         given = _rows(given, frames) if self.conditioner is not None else {}
         two, _ = self._condition({key: _take(value, [0, frames - 1]) for key, value in given.items()}, 2, 1.0)
         noise_a, noise_b = self.prior.invert(ends, two).unbind(0)  # type: ignore[operator]
