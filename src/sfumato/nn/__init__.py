@@ -8,6 +8,7 @@ from sfumato.nn.masked import MaskedNet
 from sfumato.nn.pyramid import Decoder, Encoder
 from sfumato.nn.transformer import Transformer
 from sfumato.nn.unet import UNet
+from sfumato.nn.vector import VectorNet
 
 __all__ = [
     "CausalNet",
@@ -20,4 +21,5 @@ __all__ = [
     "TokenNet",
     "Transformer",
     "UNet",
+    "VectorNet",
 ]
