@@ -9,7 +9,7 @@ from torch import nn
 from sfumato.core.condition import Condition
 from sfumato.core.space import Tokens
 from sfumato.nn import CausalNet
-from sfumato.nn.packed import PackedLinear, gains, packed, packed_product
+from sfumato.nn.packed import PackedLinear, packed, packed_product, precision
 
 AVAILABLE = torch.backends.mkldnn.is_available()
 
@@ -43,15 +43,27 @@ def test_rows_of_a_packed_product_do_not_know_their_mates():
 
 def test_it_is_left_alone_where_it_gains_nothing():
     net = network()
-    assert not gains(net, 4), "gradients are on"
+    assert packed(net, 4) is net, "gradients are on"
     with torch.no_grad():
-        assert not gains(net, 1000)
-        assert not gains(nn.LayerNorm(4), 4)
-        assert not gains(copy.deepcopy(net).double(), 4)
-        with torch.autocast("cpu", torch.bfloat16):
-            assert not gains(net, 4)
         assert packed(net, 1000) is net
-        assert gains(net, 4) == AVAILABLE
+        norm, wide = nn.LayerNorm(4), copy.deepcopy(net).double()
+        assert packed(norm, 4) is norm
+        assert packed(wide, 4) is wide
+        assert (packed(net, 4) is net) == (not AVAILABLE)
+        with torch.autocast("cpu", torch.float16):
+            assert packed(net, 4) is net
+
+
+def test_under_autocast_products_are_in_bfloat16():
+    """As the layers' own are: equal up to the last of 8 bits, in the same dtype."""
+    net, x = network(), torch.randn(7, 24)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        twin = packed(net, 7)
+        if precision() is None:
+            assert twin is net  # a processor without bfloat16
+            return
+        assert twin(x).dtype == net(x).dtype == torch.bfloat16
+        torch.testing.assert_close(twin(x).float(), net(x).float(), atol=2e-2, rtol=2e-2)
 
 
 def test_a_packed_copy_is_of_the_weights_at_hand():

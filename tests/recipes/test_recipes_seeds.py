@@ -10,7 +10,7 @@ import torch
 from sfumato import recipes
 
 SIDE = {"pixel-ar": 8}
-PRIORS = ["ddpm", "edm", "rectified-flow", "pixel-ar", "ldm", "dit", "vq-ar", "cascade"]
+PRIORS = ["ddpm", "edm", "rectified-flow", "pixel-ar", "ldm", "dit", "vq-ar", "cascade", "maskgit", "mar"]
 DRAW = """
 import sys, torch
 from sfumato import recipes
