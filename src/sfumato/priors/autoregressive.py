@@ -155,7 +155,7 @@ class Autoregressive(Prior):
         value, mask = (None if part is None else taken(part, visits) for part in (value, mask))
         # all drawn before: how many numbers a row uses does not depend on what it draws
         uniforms = noise.uniform(*self.line.shape) if self.tokens else None
-        options = {} if head_steps is None else {"steps": head_steps}
+        options = heads.stepping(self.head, head_steps)
         step = pair(_Cached(self.net, _told(visits)), condition, null, guidance)
         drawn: list[Tensor] = []
         for i in range(self.line.length):

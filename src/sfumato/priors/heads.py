@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sfumato.core.condition import Condition
 from sfumato.core.contracts import Kind, Prior, Terms
-from sfumato.core.errors import Misfit
+from sfumato.core.errors import Misfit, UsageError
 from sfumato.core.noise import Noise
 from sfumato.core.space import Sequence, Tokens
 from sfumato.core.tensors import per_image
@@ -65,6 +65,15 @@ def log_prob(head: Head, h: Tensor, z: Tensor, noise: Noise) -> Tensor:
     if isinstance(head, Prior):
         return head.log_prob(z[:, None], Condition(len(h), vector=h), noise)
     return per_image(head(h, dim=-1).log_prob(z))
+
+
+def stepping(head: Head, steps: int | None) -> dict[str, Any]:
+    """The options by which `draw` takes so many steps; UsageError where the head has no steps to take."""
+    if steps is None:
+        return {}
+    if not isinstance(head, Prior):
+        raise UsageError(f"head_steps are those of a diffusion at each position; here {_named(head)} is drawn at once.")
+    return {"steps": steps}
 
 
 def draw(head: Head, c: Tensor, u: Tensor | None, scale: float, noise: Noise, **options: Any) -> Tensor:

@@ -24,8 +24,8 @@ arXiv:2301.00704.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Literal, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -188,7 +188,7 @@ class Masked(Prior):
         self._refuse(order)
         _check_options(steps, schedule or self.schedule, ramp, temperature, tokens=self.tokens)
         gamma, z, hidden = SCHEDULES[schedule or self.schedule], *self._begin(known, noise)
-        first, place = hidden.sum(1), self._places(order, noise)
+        first, place, options = hidden.sum(1), self._places(order, noise), heads.stepping(self.head, head_steps)
         most = _most(gamma, n, steps, whole=known is None)
         for k in range(steps):
             left = remaining(gamma, first, hidden.sum(1), k, steps)
@@ -197,7 +197,7 @@ class Masked(Prior):
             if place is not None:
                 score = -place.double()
                 coming = hidden & ~_lowest(score, hidden, left)
-                drawn, _ = self._draw(z, c, u, scale, noise, temperature, coming, most[k], head_steps)
+                drawn, _ = self._draw(z, c, u, scale, noise, temperature, coming, most[k], options)
             else:
                 drawn, sure = self._draw(z, c, u, scale, noise, temperature)
                 score = sure + choice_temperature * (1 - (k + 1) / steps) * noise.gumbel(n)
@@ -238,7 +238,7 @@ class Masked(Prior):
         temperature: float,
         wanted: Tensor | None = None,
         most: int = 0,
-        head_steps: int | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """(draws, log p of them (B, N)) at every position; a prior as the head draws `wanted` ones only, at most so
         many in any image, and knows no density."""
@@ -253,8 +253,9 @@ class Masked(Prior):
         assert wanted is not None
         here = wanted.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
         pick = lambda h: h.gather(1, here[..., None].expand(-1, -1, h.shape[-1])).flatten(0, 1)
-        options = {} if head_steps is None else {"steps": head_steps}
-        drawn = heads.draw(self.head, pick(c), None if u is None else pick(u), scale, noise.parts(most), **options)
+        drawn = heads.draw(
+            self.head, pick(c), None if u is None else pick(u), scale, noise.parts(most), **(options or {})
+        )
         at_home = here[..., None].expand(-1, -1, z.shape[-1])
         return z.scatter(1, at_home, drawn.unflatten(0, (len(z), most)).to(z)), z.new_zeros(wanted.shape)
 
