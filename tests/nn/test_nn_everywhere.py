@@ -5,7 +5,7 @@ import torch
 
 from sfumato.core.condition import Condition
 from sfumato.core.space import Grid, Sequence, Tokens
-from sfumato.nn import CausalNet, Critic, Decoder, DiT, Encoder, MaskedNet, PatchNet, TokenNet, UNet
+from sfumato.nn import CausalNet, Critic, Decoder, DiT, Encoder, MaskedNet, PatchNet, TokenNet, UNet, VectorNet
 
 B = 2
 
@@ -34,6 +34,10 @@ NETS = {
         lambda: CausalNet(Sequence(12, 4), 7, positions="sincos", **SMALL, **DOORS),
         lambda: (torch.randn(B, 12, 4), condition()),
     ),
+    "causal-sparse": (
+        lambda: CausalNet(TOKENS, 7, orders=True, patterns=["row", "column"], **SMALL, **DOORS),
+        lambda: (ids(), condition()),
+    ),
     "masked": (
         lambda: MaskedNet(TOKENS, 7, positions="axial", **SMALL, **DOORS),
         lambda: (ids(), torch.rand(B, 12) < 0.5, condition()),
@@ -47,6 +51,10 @@ NETS = {
     "unet": (
         lambda: UNet(3, 3, width=16, mults=(1, 2), blocks=1, attention=(False, True), dropout=0.1, **DOORS),
         lambda: (images(), torch.rand(B), condition()),
+    ),
+    "vector": (
+        lambda: VectorNet(Sequence(1, 4), 8, width=16, depth=2, vector=5),
+        lambda: (torch.randn(B, 1, 4), torch.rand(B), Condition(B, vector=torch.randn(B, 5))),
     ),
     "encoder": (lambda: Encoder(3, 4, width=16, mults=(1, 2)), lambda: (images(),)),
     "decoder": (lambda: Decoder(4, 3, width=16, mults=(1, 2)), lambda: (images(4, 4),)),
@@ -87,7 +95,7 @@ def test_bfloat16_is_near(name):
     assert not torch.equal(got, wanted)
 
 
-@pytest.mark.parametrize("name", ["causal", "causal-vectors"])
+@pytest.mark.parametrize("name", ["causal", "causal-vectors", "causal-sparse"])
 def test_bfloat16_is_near_step_by_step(name):
     _, net, (z, c) = make(name)
     with torch.no_grad():
