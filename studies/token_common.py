@@ -1,6 +1,6 @@
-"""What the studies of priors over tokens share: MNIST at 28 px, one VQ-VAE (7 × 7 tokens of 512), priors of one size, and a
-judge. Each is trained once, with the plan of its recipe at size s cut to the steps below, and kept in runs/studies; what
-is missing there is trained, so that every study runs alone too.
+"""What the studies of priors over tokens share: MNIST at 28 px, one VQ-VAE (7 × 7 tokens of 512), priors of one size,
+and a judge. Each is trained once, with the plan of its recipe at size s cut to the steps below, and kept in
+runs/studies; what is missing there is trained, so that every study runs alone too.
 
     fd          Fréchet distance to 5000 training pictures, on the judge's pooled features
     accuracy    the part that the judge reads as the label that was asked for
@@ -43,7 +43,8 @@ def kept(name: str, module: nn.Module, train) -> float:
         module.eval()
         return float(json.loads(record.read_text())["cpu_seconds"])
     begun = cpu_seconds()
-    train()
+    with torch.enable_grad():  # whoever asks first may be drawing
+        train()
     KEPT.mkdir(parents=True, exist_ok=True)
     save_file({key: value.contiguous() for key, value in module.state_dict().items()}, weights)
     seconds = round(cpu_seconds() - begun, 1)

@@ -24,7 +24,7 @@ arXiv:2301.00704.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 import torch
@@ -177,32 +177,36 @@ class Masked(Prior):
         ramp: Ramp = "constant",
         head_steps: int | None = None,
     ) -> Tensor:
-        """steps               as many as positions at most       temperature         of the tokens' logits
-        choice_temperature  τ: 0 keeps the surest, much keeps any       head_steps          of a diffusion head
-        ramp                "linear" lets guidance grow from 1 at the first step to its value at the last
+        """steps: as many as there are positions at most. order, schedule: others than those built in.
 
-        A position of which all entries are `known` is never drawn; what is known comes back as it was given.
+        temperature divides the tokens' logits; choice_temperature is τ: at 0 the surest draws are kept, at much any.
+        ramp "linear" lets guidance grow from 1 in the first step to its value in the last. head_steps are those of a
+        diffusion head. A position of which all entries are `known` is never drawn, and what is known comes back as it
+        was given.
         """
-        n, order = self.line.length, order or self.order
+        n, order, schedule = self.line.length, order or self.order, schedule or self.schedule
         steps = min(self.steps if steps is None else steps, n)
         self._refuse(order)
-        _check_options(steps, schedule or self.schedule, ramp, temperature, tokens=self.tokens)
-        gamma, z, hidden = SCHEDULES[schedule or self.schedule], *self._begin(known, noise)
-        first, place, options = hidden.sum(1), self._places(order, noise), heads.stepping(self.head, head_steps)
+        _check_options(steps, schedule, ramp, temperature, self.tokens)
+        gamma, options = SCHEDULES[schedule], heads.stepping(self.head, head_steps)
+        z, hidden = self._begin(known, noise)
+        first, place = hidden.sum(1), self._places(order, noise)
         most = _most(gamma, n, steps, whole=known is None)
         for k in range(steps):
-            left = remaining(gamma, first, hidden.sum(1), k, steps)
             scale = guidance if ramp == "constant" or steps == 1 else 1 + (guidance - 1) * k / (steps - 1)
             c, u = pair(self.net, condition, null, scale)(z, hidden)
-            if place is not None:
-                score = -place.double()
-                coming = hidden & ~_lowest(score, hidden, left)
-                drawn, _ = self._draw(z, c, u, scale, noise, temperature, coming, most[k], options)
-            else:
-                drawn, sure = self._draw(z, c, u, scale, noise, temperature)
+            if isinstance(self.head, Likelihood):
+                drawn, sure = self._guess(c if u is None else linear(c, u, scale), temperature, noise)
+            if place is None:
                 score = sure + choice_temperature * (1 - (k + 1) / steps) * noise.gumbel(n)
+            else:
+                score = -place.double()
+            left = remaining(gamma, first, hidden.sum(1), k, steps)
+            later = _lowest(score, hidden, left)
+            if not isinstance(self.head, Likelihood):
+                drawn = self._draw_at(hidden & ~later, most[k], z, c, u, scale, noise, options)
             z = torch.where(hidden if self.tokens else hidden[..., None], drawn, z)
-            hidden = _lowest(score, hidden, left)
+            hidden = later
         z = from_rows(self.space, z)
         return z if known is None else torch.where(known[1], known[0], z)
 
@@ -228,36 +232,34 @@ class Masked(Prior):
             return (place - noise.integers(n)[:, None]) % n
         return place.expand(noise.rows, n)
 
-    def _draw(
+    def _guess(self, h: Tensor, temperature: float, noise: Noise) -> tuple[Tensor, Tensor]:
+        """(draws, log p of them (B, N)) at every position."""
+        at = self.head(h, dim=-1)
+        if self.tokens:
+            drawn = choose(shape(at.logits, temperature), noise.uniform(self.line.length))  # type: ignore[union-attr]
+            return drawn, at.log_prob(drawn)  # type: ignore[union-attr]
+        drawn = at.sample(noise)  # type: ignore[union-attr]
+        sure = at.log_prob(drawn)  # type: ignore[union-attr]
+        return drawn, sure if sure.ndim == 2 else sure.sum(-1)
+
+    def _draw_at(
         self,
+        wanted: Tensor,
+        most: int,
         z: Tensor,
         c: Tensor,
         u: Tensor | None,
         scale: float,
         noise: Noise,
-        temperature: float,
-        wanted: Tensor | None = None,
-        most: int = 0,
-        options: Mapping[str, Any] | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """(draws, log p of them (B, N)) at every position; a prior as the head draws `wanted` ones only, at most so
-        many in any image, and knows no density."""
-        if isinstance(self.head, Likelihood):
-            at = self.head(c if u is None else linear(c, u, scale), dim=-1)
-            if self.tokens:
-                drawn = choose(shape(at.logits, temperature), noise.uniform(self.line.length))  # type: ignore[attr-defined]
-                return drawn, at.log_prob(drawn)
-            drawn = at.sample(noise)
-            sure = at.log_prob(drawn)
-            return drawn, sure if sure.ndim == 2 else sure.sum(-1)
-        assert wanted is not None
-        here = wanted.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
-        pick = lambda h: h.gather(1, here[..., None].expand(-1, -1, h.shape[-1])).flatten(0, 1)
-        drawn = heads.draw(
-            self.head, pick(c), None if u is None else pick(u), scale, noise.parts(most), **(options or {})
-        )
-        at_home = here[..., None].expand(-1, -1, z.shape[-1])
-        return z.scatter(1, at_home, drawn.unflatten(0, (len(z), most)).to(z)), z.new_zeros(wanted.shape)
+        options: dict[str, Any],
+    ) -> Tensor:
+        """z with the positions `wanted` (B, N) drawn from their features: `most` positions in each image, those that
+        are wanted first among them."""
+        here = wanted.byte().argsort(dim=1, descending=True, stable=True)[:, :most, None]
+        pick = lambda h: h.gather(1, here.expand(-1, -1, h.shape[-1])).flatten(0, 1)
+        told = pick(c), None if u is None else pick(u)
+        drawn = heads.draw(self.head, *told, scale, noise.parts(most), **options).unflatten(0, (len(z), most))
+        return z.scatter(1, here.expand_as(drawn), drawn.to(z))
 
 
 def _ranks(x: Tensor) -> Tensor:

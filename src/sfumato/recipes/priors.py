@@ -84,7 +84,9 @@ def _masked(space: Space, size: Size, doors: Doors) -> Prior:
         return Masked(space, net, Categorical(line.vocab), smoothing=0.1, steps=8)
     width = MASKED[size].width
     net = masked(MASKED[size], line, doors, features=width, dropout=dropout)
-    return Masked(space, net, token_diffusion(size, line, width), masking="mar", steps=64, repeats=4)
+    return Masked(
+        space, net, token_diffusion(size, line, width), masking="mar", steps=max(line.length // 4, 8), repeats=4
+    )
 
 
 def token_diffusion(size: Size, line: Sequence, features: int) -> Diffusion:
