@@ -46,7 +46,7 @@ class Cache:
 
 def heads_of(x: Tensor, heads: int) -> Tensor:
     """(B, T, heads · d) → (B, heads, T, d)."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return x.view(x.shape[0], x.shape[1], heads, -1).transpose(1, 2)
 
 
 def causal_mask(length: int, valid: Tensor) -> Tensor:
