@@ -161,7 +161,7 @@ MASKED: dict[Size, Trunk] = {
 
 HEAD: dict[Size, Small] = {  # of one position, MAR's
     "xs": Small(64, 1),
-    "s": Small(256, 3),
+    "s": Small(128, 3),
     "m": Small(1024, 3),
     "paper": Small(1024, 6),  # MAR-B, arXiv:2406.11838 and its repository
 }
