@@ -23,7 +23,7 @@ def maskgit(
     return over("masked", codec, size, side, channels, classes, text, "maskgit", only=(Tokens,))
 
 
-@add("mar", planner("masked"))
+@add("mar", planner("mar"))
 def mar(
     size: Size = "s",
     side: int | None = None,

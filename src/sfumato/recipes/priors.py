@@ -84,9 +84,9 @@ def _masked(space: Space, size: Size, doors: Doors) -> Prior:
         return Masked(space, net, Categorical(line.vocab), smoothing=0.1, steps=8)
     width = MASKED[size].width
     net = masked(MASKED[size], line, doors, features=width, dropout=dropout)
-    return Masked(
-        space, net, token_diffusion(size, line, width), masking="mar", steps=max(line.length // 4, 8), repeats=4
-    )
+    masking = "mar" if size == "paper" else "cosine"  # MAR never hides less than 0.7, but an edit may hide little
+    steps = max(line.length // 4, 8)  # 64 of 256, as in MAR's own default
+    return Masked(space, net, token_diffusion(size, line, width), masking=masking, steps=steps, repeats=4)
 
 
 def token_diffusion(size: Size, line: Sequence, features: int) -> Diffusion:
