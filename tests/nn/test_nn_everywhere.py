@@ -5,7 +5,7 @@ import torch
 
 from sfumato.core.condition import Condition
 from sfumato.core.space import Grid, Sequence, Tokens
-from sfumato.nn import CausalNet, Critic, Decoder, DiT, Encoder, Ladder, MaskedNet, PatchNet, TokenNet, UNet
+from sfumato.nn import CausalNet, Critic, Decoder, DiT, Encoder, Ladder, MaskedNet, PatchNet, TokenNet, UNet, VectorNet
 from sfumato.nn.coupling import CouplingNet, SplitNet, TopNet
 from sfumato.nn.ladder import Level, resolutions
 
@@ -53,6 +53,10 @@ NETS = {
         lambda: CausalNet(Sequence(12, 4), 7, positions="sincos", **SMALL, **DOORS),
         lambda: (torch.randn(B, 12, 4), condition()),
     ),
+    "causal-sparse": (
+        lambda: CausalNet(TOKENS, 7, orders=True, patterns=["row", "column"], **SMALL, **DOORS),
+        lambda: (ids(), condition()),
+    ),
     "masked": (
         lambda: MaskedNet(TOKENS, 7, positions="axial", **SMALL, **DOORS),
         lambda: (ids(), torch.rand(B, 12) < 0.5, condition()),
@@ -70,6 +74,10 @@ NETS = {
     "coupling": (lambda: CouplingNet(3, 6, 16, vector=5), lambda: (images(), condition())),
     "split": (lambda: SplitNet(3, 6, vector=5), lambda: (images(), condition())),
     "top": (lambda: TopNet(6, (8, 8), vector=5), lambda: (images(), condition())),
+    "vector": (
+        lambda: VectorNet(Sequence(1, 4), 8, width=16, depth=2, vector=5),
+        lambda: (torch.randn(B, 1, 4), torch.rand(B), Condition(B, vector=torch.randn(B, 5))),
+    ),
     "encoder": (lambda: Encoder(3, 4, width=16, mults=(1, 2)), lambda: (images(),)),
     "decoder": (lambda: Decoder(4, 3, width=16, mults=(1, 2)), lambda: (images(4, 4),)),
     "ladder": (lambda: Climb("expansion"), lambda: (images(6), condition())),
@@ -111,7 +119,7 @@ def test_bfloat16_is_near(name):
     assert not torch.equal(got, wanted)
 
 
-@pytest.mark.parametrize("name", ["causal", "causal-vectors"])
+@pytest.mark.parametrize("name", ["causal", "causal-vectors", "causal-sparse"])
 def test_bfloat16_is_near_step_by_step(name):
     _, net, (z, c) = make(name)
     with torch.no_grad():

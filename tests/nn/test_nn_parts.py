@@ -10,7 +10,7 @@ from diffusers.models.embeddings import get_timestep_embedding
 from sfumato.core.condition import Condition
 from sfumato.core.errors import Misfit
 from sfumato.core.space import Grid, Sequence, Tokens
-from sfumato.nn import Critic, Decoder, Encoder, MaskedNet, PatchNet, TokenNet
+from sfumato.nn import Critic, Decoder, Encoder, MaskedNet, PatchNet, TokenNet, VectorNet
 from sfumato.nn.attention import Attention
 from sfumato.nn.embed import Positions, patchify, rotate, sinusoid, unpatchify
 from sfumato.nn.layers import group_norm
@@ -249,3 +249,18 @@ def test_hidden_entries_cannot_matter(kind, positions):
         assert torch.equal(h, net(z, hidden, Condition(2, c.vector, sequence, c.mask)))
     net(z, hidden, c).square().sum().backward()
     assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_a_vector_net_starts_at_zero_and_learns_everywhere():
+    """A new net answers zero; once its exits are open, every parameter has a gradient and the vector is heard."""
+    net = VectorNet(Sequence(1, 3), 3, width=16, depth=2, vector=5)
+    z, t, c = torch.randn(4, 1, 3), torch.rand(4), Condition(4, vector=torch.randn(4, 5))
+    assert torch.equal(net(z, t, c), torch.zeros(4, 1, 3))
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    net(z, t, c).square().sum().backward()
+    assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
+    other = Condition(4, vector=c.vector + 1)
+    with torch.no_grad():
+        assert bool((net(z, t, c) != net(z, t, other)).all())
+        assert bool((net(z, t, c) != net(z, t + 0.1, c)).all())

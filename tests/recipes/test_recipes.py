@@ -18,7 +18,7 @@ PUBLISHED = ["diffusers"]  # shapes from a config.json; tests/recipes/test_recip
 CODECS = ["ae", "dae", "vae", "vqvae", "dvae", "fsq", "vqgan"]
 PRIORS = ["ddpm", "edm", "rectified-flow", "pixel-ar", "ldm", "dit", "vq-ar", "cascade", "vdm"]
 PRIORS += ["gud-pixel", "gud-pca", "gud-fourier", "gud-wavelet", "gud-columns", "gud-wavelet-columns", "gud-latent"]
-PRIORS += ["vdvae", "deep-vae", "glow", "latent-glow"]
+PRIORS += ["vdvae", "deep-vae", "glow", "latent-glow", "maskgit", "mar"]
 
 
 @pytest.fixture(autouse=True)
@@ -143,6 +143,15 @@ def count(part):
             "latent-vae-jax, imagenet256_kl8.py, counted layer by layer: decoder 289 M, encoder 88 M, attention 9 M",
         ),
         ({"name": "pixel-ar", "levels": 256}, "prior", 76e6, "Chen et al. 2020, section 3: iGPT-S, 76 M"),
+        # The paper's 227 M (table 1) are the transformer and the tokenizer, whose 54,433,667 follow from the official
+        # vqgan_config.py (no attention, 128 filters, multipliers 1 1 2 2 4, 1024 × 256 codes); ours is taming's, 72 M.
+        (
+            {"name": "maskgit", "codec": "vqgan"},
+            "dit",
+            227e6 - 54.43e6,
+            "Chang et al. 2022, table 1: 227 M, 54.4 M of them the tokenizer",
+        ),
+        ({"name": "mar"}, "dit", 208e6, "github.com/LTH14/mar, README: MAR-B, 208 M, with a head of 6 blocks"),
         (
             {"name": "glow"},
             "prior",
@@ -166,6 +175,36 @@ def test_published_sizes(dials, part, published, source):
         system = recipes.build(name, **dials)
     found = count(system.prior) + count(system.conditioner) if part == "dit" else count(getattr(system, part))
     assert abs(found / published - 1) < 0.02, f"{found / 1e6:.1f} M, published {published / 1e6:.1f} M ({source})"
+
+
+@pytest.mark.parametrize(("name", "millions"), [("S", 76), ("M", 455), ("L", 1362)])
+def test_the_image_gpts(name, millions):
+    """Chen et al. 2020, section 3: at 32 × 32 positions of 512 colours; pixel-ar's net at each published size."""
+    from sfumato.core.space import Tokens
+    from sfumato.recipes.given import Doors
+    from sfumato.recipes.networks import causal
+    from sfumato.recipes.sizes import IMAGE_GPT
+
+    with torch.device("meta"):
+        net = causal(IMAGE_GPT[name], Tokens(1024, 512, (32, 32)), Doors())
+    assert abs(count(net) / 1e6 / millions - 1) < 0.02
+
+
+@pytest.mark.parametrize("prior", ["autoregressive", "masked"])
+@pytest.mark.parametrize("codec", ["vae", "dae", "vqvae", "fsq", "pixels", "tokens"])
+def test_sequence_priors_model_every_latent(codec, prior):
+    """Tokens and grids: a finite loss, and a picture that is its seed's."""
+    side = 8 if codec in ("pixels", "tokens") else 16
+    system = build(f"{codec}+{prior}", size="xs", side=side, classes=3)
+    data = batch(side)
+    for objective in system.stages().values():
+        objective.prepare(lambda: [data])
+    loss = sum(system.loss(data, noise=Noise.shared(1, 4)).values())
+    assert bool(loss.isfinite())
+    options = {"steps": 2} if prior == "masked" else {}
+    x = system.eval().sample(1, {"label": [1]}, seeds=[3], batch=1, **options)
+    assert x.shape == (1, 3, side, side)
+    assert torch.equal(x, system.sample(1, {"label": [1]}, seeds=[3], batch=1, **options))
 
 
 def test_dials_are_read_in_their_own_type():
@@ -197,6 +236,10 @@ def test_wrong_names_are_answered_with_the_nearest():
         recipes.build("ldm", codec="vqvae", size="xs")
     with pytest.raises(Misfit, match="--codec vqvae"):
         recipes.build("vq-ar", codec="dae", size="xs")
+    with pytest.raises(Misfit, match=r"'maskgit' models Tokens.*--codec vqvae"):
+        recipes.build("maskgit", codec="vae", size="xs")
+    with pytest.raises(Misfit, match=r"'mar' models Grid.*--codec dae, vae"):
+        recipes.build("mar", codec="vqgan", size="xs")
     with pytest.raises(UsageError, match="does not learn a codec"):
         recipes.build("ldm", codec="ddpm", size="xs")
 
@@ -218,8 +261,8 @@ def test_a_pair_without_a_name_of_its_own_is_a_recipe():
     again = recipes.build(**{"name": system.recipe["name"], **system.recipe["dials"]})
     assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in system.state_dict().items()}
     assert recipes.build("pixels+diffusion", size="xs").codec.space == recipes.build("ddpm", size="xs").codec.space
-    with pytest.raises(Misfit, match=r"--codec vqvae"):
-        recipes.build("vae+autoregressive", size="xs")
+    with pytest.raises(Misfit, match=r"--codec dae, vae"):
+        recipes.build("vqvae+dit", size="xs")
     with pytest.raises(UnknownName, match=r"No recipe is called 'vae\+dti'"):
         recipes.build("vae+dti")
     assert "vae+dit" in recipes.RECIPES

@@ -13,7 +13,11 @@ from sfumato.cli.runs import conditions, default_steps, open_run, read_pictures,
 from sfumato.core.errors import DataError, UsageError
 
 SAMPLES = 8  # drawn when neither a number nor a condition says how many
-OPTIONS = ("steps", "temperature", "top_k", "top_p", "solver", "softness", "stop")  # of priors; each knows its own
+# Of priors; each knows which of them it has
+OPTIONS = (
+    *("steps", "temperature", "top_k", "top_p", "solver", "softness", "stop"),
+    *("order", "choice_temperature", "ramp", "head_steps"),
+)
 
 
 def _run(parser: Parser) -> None:
@@ -40,6 +44,12 @@ def _sampler(parser: Parser) -> None:
     parser.add_argument(
         "--stop", type=float | None, default=None, help="of a diffusion: the time to stop at, a preview"
     )
+    parser.add_argument("--order", type=str | None, default=None, help="of what is filled in: confidence, halton, …")
+    parser.add_argument(
+        "--choice-temperature", type=float | None, default=None, help="of that choice: 0 keeps the surest, 4.5 is usual"
+    )
+    parser.add_argument("--ramp", type=str | None, default=None, help="linear: guidance grows step by step")
+    parser.add_argument("--head-steps", type=int | None, default=None, help="of the small diffusion at each position")
     parser.add_argument("--batch", type=int, default=8, help="pictures at once; part of what a seed means")
 
 

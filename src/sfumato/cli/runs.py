@@ -102,7 +102,10 @@ def default_steps(system: Any) -> int | None:
     if prior is None:
         return None
     parameter = inspect.signature(prior.sample).parameters.get("steps")
-    return parameter.default if parameter is not None and isinstance(parameter.default, int) else None
+    if parameter is None:
+        return None
+    steps = getattr(prior, "steps", None) if parameter.default is None else parameter.default  # None: as it was built
+    return steps if isinstance(steps, int) else None
 
 
 # ---- pictures ----

@@ -9,6 +9,8 @@ A row's numbers never depend on who else is in the batch. Three sources, one int
                                   every process draws all and keeps its own, so world size does not matter
     ambient(rows)                 torch's own generator, for a call that names no source
 
+`parts` gives each of several parts of an image (its positions) numbers of its own, out of that image's.
+
 Since a training step's source is made from (seed, step), there is no random state to save and none to restore.
 """
 
@@ -92,3 +94,27 @@ class Noise:
         u = torch.rand((), generator=self._generators, device=self.device)
         rows = torch.arange(self._total, device=self.device)[self._window]
         return (u + rows / self._total) % 1
+
+    def parts(self, n: int, keep: Tensor | None = None) -> Noise:
+        """A source of n rows for each of these, neighbours together; of those, the ones where `keep` (rows, n) is true.
+        What a row draws does not depend on which are kept, in its own image or in others."""
+        return _Parts(self, n, keep)
+
+
+class _Parts(Noise):
+    """Row i · n + j is part j of row i of the whole."""
+
+    def __init__(self, whole: Noise, n: int, keep: Tensor | None):
+        self.whole, self.n, self.keep, self.device = whole, n, keep, whole.device
+        self.rows = whole.rows * n if keep is None else int(keep.sum())
+
+    def _draw(self, function, shape: tuple[int, ...]) -> Tensor:
+        drawn = self.whole._draw(function, (self.n, *shape)).flatten(0, 1)
+        return drawn if self.keep is None else drawn[self.keep.flatten()]
+
+    def spread(self) -> Tensor:
+        """Evenly apart over the parts of one row, each part's own number uniform."""
+        ranks = torch.arange(self.n, device=self.device) / self.n
+        even = (self.whole.uniform(1) + ranks) % 1
+        turned = even.gather(1, self.whole.uniform(self.n).argsort(1)).flatten()
+        return turned if self.keep is None else turned[self.keep.flatten()]

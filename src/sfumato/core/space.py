@@ -4,7 +4,8 @@
     Sequence(N, D)      continuous, in a row                       float  (B, N, D)
     Tokens(N, K)        discrete, in a row, each one of K          int64  (B, N), 0 ≤ z < K
 
-A Sequence or Tokens that came from a picture has a `layout` (H, W) with H · W = N, in raster order.
+A Sequence or Tokens that came from a picture has a `layout` (H, W) with H · W = N, in raster order. Whoever goes
+position by position reads a Grid as the Sequence(H · W, C) of its cells: `rows`, `to_rows`, `from_rows`.
 """
 
 from __future__ import annotations
@@ -82,6 +83,25 @@ Space = Grid | Sequence | Tokens
 def size(space: Space) -> int:
     """The number of entries of one item."""
     return torch.Size(space.shape).numel()
+
+
+def rows(space: Space) -> Sequence | Tokens:
+    """The space, position by position: a Grid as the sequence of its cells in raster order."""
+    if isinstance(space, Grid):
+        return Sequence(space.height * space.width, space.channels, (space.height, space.width))
+    return space
+
+
+def to_rows(space: Space, z: Tensor) -> Tensor:
+    """A latent of `space`, or a mask of its shape, as one of rows(space): (B, C, H, W) → (B, H · W, C)."""
+    return z.flatten(2).transpose(1, 2) if isinstance(space, Grid) else z
+
+
+def from_rows(space: Space, z: Tensor) -> Tensor:
+    """The inverse of to_rows; contiguous."""
+    if not isinstance(space, Grid):
+        return z
+    return z.transpose(1, 2).reshape(-1, space.channels, space.height, space.width)
 
 
 def check(space: Space, z: Tensor) -> Tensor:

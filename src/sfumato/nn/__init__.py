@@ -10,6 +10,7 @@ from sfumato.nn.masked import MaskedNet
 from sfumato.nn.pyramid import Decoder, Encoder
 from sfumato.nn.transformer import Transformer
 from sfumato.nn.unet import UNet
+from sfumato.nn.vector import VectorNet
 
 __all__ = [
     "CausalNet",
@@ -24,4 +25,5 @@ __all__ = [
     "TokenNet",
     "Transformer",
     "UNet",
+    "VectorNet",
 ]

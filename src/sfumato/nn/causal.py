@@ -6,12 +6,19 @@
 
 start = a learned vector + a projection of condition.vector. Each position looks at itself and at what lies before it.
 Because h_i is what predicts z_i, position i of a picture means the pixel that is to come.
+
+With an order π, z stands in that order (z_i is the entry at position π_i), and step i is told the place of π_i. One
+that learns many orders (`orders`) is told as well where the entry that it reads came from, π_{i−1} (arXiv:2404.09562).
+A layer may look at a part of the past only: `patterns` (nn.sparse).
 Source: image GPT (Chen et al. 2020, the learned start), GPT-2.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from collections.abc import Sequence as Row
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -20,29 +27,36 @@ from torch import Tensor, nn
 from sfumato.core.condition import Condition
 from sfumato.core.errors import Misfit
 from sfumato.core.space import Sequence, Tokens
-from sfumato.nn.attention import Cache, causal_mask
+from sfumato.nn.attention import Attend, Cache, causal_mask
 from sfumato.nn.doors import check_doors
 from sfumato.nn.embed import Kind, Positions, Rotation
+from sfumato.nn.packed import packed, packed_product
+from sfumato.nn.sparse import attend, attend_at, patterns_of
 from sfumato.nn.transformer import Activation, Norm, Transformer
 
 
 @dataclass
 class State:
-    """What generating one position after another remembers. `position` is the one to come."""
+    """What generating one position after another remembers. `position` counts the steps done."""
 
-    first: Tensor  # (B, 1, D): what stands at position 0
+    first: Tensor  # (B, 1, D): what stands at step 0
     caches: list[Cache]
-    rotation: Rotation | None  # of positions 0 … N − 1
+    trunk: Callable[..., Tensor]  # the net's own, or a copy of it that is faster step by step (nn.packed)
+    head: Callable[[Tensor], Tensor]
+    places: Tensor | None  # (N, D) or (B, N, D): what to add at each step
+    rotation: Rotation | None  # of steps 0 … N − 1
     valid: Tensor | None  # (B, P + N), True where a key may be looked at; None: everywhere
     prefix: int = 0
     position: int = 0
 
 
 class CausalNet(nn.Module):
-    """z (B, n) int64 or (B, n, D) float, n ≤ N → h (B, n, features).
+    """z (B, n) int64 or (B, n, D) float, n ≤ N → h (B, n, features). An order is (N,), or (B, N) with one for each row.
 
     `features` is what the likelihood asks for: its logits or parameters. `tied` reads them off the token embedding.
     `vector` and `context` are the widths of condition.vector and condition.sequence; None: the net has no such door.
+    `patterns` names a sparse attention for each layer, None where it looks everywhere; `line` is how many steps make a
+    line of it, by default the layout's width, and `kernel` the side of a neighbourhood.
     """
 
     def __init__(
@@ -64,6 +78,10 @@ class CausalNet(nn.Module):
         tied: bool = False,
         head_bias: bool = True,
         eps: float = 1e-5,
+        orders: bool = False,
+        patterns: Row[str | None] | None = None,
+        line: int | None = None,
+        kernel: int = 11,
     ):
         super().__init__()
         self.space, self.features, self.vector_width, self.context_width = space, features, vector, context
@@ -80,6 +98,9 @@ class CausalNet(nn.Module):
         self.vector = None if vector is None else nn.Linear(vector, width, bias=False)
         self.context = None if context is None else nn.Linear(context, width)
         self.positions = Positions(positions, space.length, width, width // heads, space.layout, std=0.01)
+        self.origins = Positions("learned", space.length, width, width // heads, std=0.01) if orders else None
+        line = space.layout[1] if line is None and space.layout is not None else line
+        self.patterns = patterns_of(patterns or [None] * depth, depth, line, kernel)
         self.dropout = nn.Dropout(dropout)
         self.trunk = Transformer(
             width,
@@ -102,33 +123,45 @@ class CausalNet(nn.Module):
             if self.head.bias is not None:
                 nn.init.zeros_(self.head.bias)
 
-    def forward(self, z: Tensor, condition: Condition, *, layers: int | None = None) -> Tensor:
+    def forward(
+        self, z: Tensor, condition: Condition, *, order: Tensor | None = None, layers: int | None = None
+    ) -> Tensor:
         """h (B, n, features); with `layers`, the states (B, n, width) after so many blocks instead, for a probe."""
         first, prefix = self._open(condition)
         n = z.shape[1]
-        x = self._place(torch.cat([first, self._embed(z[:, : n - 1])], dim=1), 0)
-        length, mask = 0, None
+        x = torch.cat([first, self._embed(z[:, : n - 1])], dim=1)
+        places = self._places(n, order)
+        x = x if places is None else x + places
+        length, mask, valid = 0, None, None
         if prefix is not None:
             x, length = torch.cat([prefix, x], dim=1), prefix.shape[1]
             if condition.mask is not None:
-                mask = causal_mask(length + n, F.pad(condition.mask.bool(), (0, n), value=True))
-        rotation = self.positions.rotation(-length, n, x.device)
-        h = self.trunk(self.dropout(x), mask=mask, causal=mask is None, rotation=rotation, layers=layers)[:, length:]
+                valid = F.pad(condition.mask.bool(), (0, n), value=True)
+                mask = causal_mask(length + n, valid) if None in self.patterns else None
+        looks: list[Attend | None] = [
+            None if p is None else partial(attend, p, prefix=length, valid=valid) for p in self.patterns
+        ]
+        rotation = self._rotation(n, order, length, x.device)
+        h = self.trunk(self.dropout(x), mask=mask, causal=mask is None, rotation=rotation, attend=looks, layers=layers)[
+            :, length:
+        ]
         return h if layers is not None else self._read(h)
 
     def read(self, z: Tensor) -> Tensor:
         """Plain continuation without a start vector or a condition, as GPT-2 is published: h_i sees z_0 … z_i and
         predicts what follows them. (B, n) → (B, n, features)."""
-        x = self._place(self._embed(z), 0)
+        x = self._embed(z)
+        added = self.positions.added(0, z.shape[1], x.device)
+        x = x if added is None else x + added
         rotation = self.positions.rotation(0, z.shape[1], x.device)
         return self._read(self.trunk(self.dropout(x), causal=True, rotation=rotation))
 
     @torch.no_grad()
-    def start(self, condition: Condition) -> State:
+    def start(self, condition: Condition, order: Tensor | None = None) -> State:
         """Reads the condition; `step` then goes position by position."""
         first, prefix = self._open(condition)
         length = 0 if prefix is None else prefix.shape[1]
-        n = self.space.length
+        n, rows = self.space.length, condition.rows
         caches = [Cache(length + n) for _ in range(self.trunk.depth)]
         valid = None
         if prefix is not None:
@@ -137,23 +170,29 @@ class CausalNet(nn.Module):
             mask = None if valid is None else causal_mask(length, valid[:, :length])
             rotation = self.positions.rotation(-length, 0, prefix.device)
             self.trunk(self.dropout(prefix), mask=mask, causal=mask is None, rotation=rotation, caches=caches)
-        return State(first, caches, self.positions.rotation(0, n, first.device), valid, length)
+        rotation = self._rotation(n, order, 0, first.device)
+        tied = packed_product(self.embed.weight, rows) if self.head is None else None  # type: ignore[arg-type]
+        head = tied or (self._read if self.head is None else packed(self.head, rows))
+        places = self._places(n, order)
+        return State(first, caches, packed(self.trunk, rows), head, places, rotation, valid, length)
 
     @torch.no_grad()
     def step(self, state: State, last: Tensor | None) -> Tensor:
-        """h (B, features) of position i = state.position; `last` is z_{i−1}, (B,) or (B, D), and None for i = 0."""
+        """h (B, features) of step i = state.position; `last` is z_{i−1}, (B,) or (B, D), and None for i = 0."""
         i = state.position
         if (last is None) != (i == 0):
             raise ValueError(f"Position {i} {'has nothing' if i == 0 else 'needs the value'} before it.")
         if i >= self.space.length:
             raise Misfit(f"{self.space} has no position {i}.")
         x = state.first if last is None else self._embed(last[:, None])
-        x = self._place(x, i)
-        turn = None if state.rotation is None else (state.rotation[0][i : i + 1], state.rotation[1][i : i + 1])
+        x = x if state.places is None else x + state.places[..., i : i + 1, :]
+        turn = None if state.rotation is None else tuple(part[..., i : i + 1, :] for part in state.rotation)
         mask = None if state.valid is None else state.valid[:, : state.prefix + i + 1]
-        h = self.trunk(self.dropout(x), mask=mask, rotation=turn, caches=state.caches)
+        past = {p: p.past(i, state.prefix, x.device) for p in set(self.patterns) if p is not None}
+        looks: list[Attend | None] = [None if p is None else partial(attend_at, past[p], mask) for p in self.patterns]
+        h = state.trunk(self.dropout(x), mask=mask, rotation=turn, caches=state.caches, attend=looks)
         state.position += 1
-        return self._read(h)[:, 0]
+        return state.head(h)[:, 0]
 
     def _open(self, condition: Condition) -> tuple[Tensor, Tensor | None]:
         """The start (B, 1, D) and the prefix (B, P, D)."""
@@ -167,9 +206,31 @@ class CausalNet(nn.Module):
         """In the weights' precision under autocast too, so that what is summed up block by block keeps its bits."""
         return self.embed(z).to(self.start_vector.dtype)
 
-    def _place(self, x: Tensor, start: int) -> Tensor:
-        added = self.positions.added(start, start + x.shape[1], x.device)
-        return x if added is None else x + added
+    def _places(self, n: int, order: Tensor | None) -> Tensor | None:
+        """What is added at steps 0 … n − 1: the place of the entry to come and, for many orders, of the one that is
+        read, (n, D) or (B, n, D)."""
+        device = self.start_vector.device
+        if order is None:
+            order, added = torch.arange(n, device=device), self.positions.added(0, n, device)
+        else:
+            added = self.positions.added(0, self.space.length, device)
+            added = None if added is None else added[order[..., :n]]
+        if self.origins is None:
+            return added
+        came = F.pad(self.origins.table[order[..., : n - 1]], (0, 0, 1, 0))
+        return came if added is None else added + came
+
+    def _rotation(self, n: int, order: Tensor | None, prefix: int, device: torch.device) -> Rotation | None:
+        """Of a prefix and of steps 0 … n − 1."""
+        if order is None:
+            return self.positions.rotation(-prefix, n, device)
+        found = self.positions.rotation(-prefix, self.space.length, device)
+        if found is None:
+            return None
+        before = torch.arange(prefix, device=device).expand(*order.shape[:-1], prefix)
+        index = torch.cat([before, prefix + order[..., :n]], dim=-1)
+        cos, sin = (part[index] if index.ndim == 1 else part[index][:, None] for part in found)
+        return cos, sin
 
     def _read(self, h: Tensor) -> Tensor:
         if self.head is not None:

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfumato.core.errors import Misfit
-from sfumato.nn.attention import Attention, Cache
+from sfumato.nn.attention import Attend, Attention, Cache
 from sfumato.nn.embed import Rotation
 from sfumato.nn.layers import RMSNorm, zero
 
@@ -118,16 +118,17 @@ class Block(nn.Module):
         vector: Tensor | None = None,
         context: Tensor | None = None,
         context_mask: Tensor | None = None,
+        attend: Attend | None = None,
     ) -> Tensor:
         if self.modulation is None:
-            h = self.attention(self.norm1(x), mask=mask, causal=causal, rotation=rotation, cache=cache)
+            h = self.attention(self.norm1(x), mask=mask, causal=causal, rotation=rotation, cache=cache, attend=attend)
             x = x + self.dropout(h)
             x = self._look_across(x, context, context_mask)
             return x + self.dropout(self.mlp(self.norm2(x)))
         assert vector is not None
         b1, s1, g1, b2, s2, g2 = self.modulation(F.silu(vector)).chunk(6, dim=-1)
         h = modulate(self.norm1(x), b1, s1)
-        h = self.attention(h, mask=mask, causal=causal, rotation=rotation, cache=cache)
+        h = self.attention(h, mask=mask, causal=causal, rotation=rotation, cache=cache, attend=attend)
         x = x + g1[:, None] * self.dropout(h)
         x = self._look_across(x, context, context_mask)
         return x + g2[:, None] * self.dropout(self.mlp(modulate(self.norm2(x), b2, s2)))
@@ -214,9 +215,11 @@ class Transformer(nn.Module):
         vector: Tensor | None = None,
         context: Tensor | None = None,
         context_mask: Tensor | None = None,
+        attend: Sequence[Attend | None] | None = None,
         layers: int | None = None,
     ) -> Tensor:
-        """`layers` stops after so many blocks and skips the last norm: the states that a linear probe reads."""
+        """`layers` stops after so many blocks and skips the last norm: the states that a linear probe reads. `attend`
+        has an attention for each block that is not to look everywhere, and None for the others."""
         for i, block in enumerate(self.blocks[:layers]):
             x = block(
                 x,
@@ -227,6 +230,7 @@ class Transformer(nn.Module):
                 vector=vector,
                 context=context,
                 context_mask=context_mask,
+                attend=None if attend is None else attend[i],
             )
         if layers is not None:
             return x

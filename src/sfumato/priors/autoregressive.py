@@ -1,15 +1,17 @@
-"""Autoregression: one position after another, in raster order.
+"""Autoregression: one position after another.
 
-    log p(z | c) = Σ_i log p(z_i | z_<i, c),    p(z_i | …) = likelihood(h_i),    h = net(z, c)
+    log p(z | c) = Σ_i log p(z_π(i) | z_π(<i), c),    p(z_π(i) | …) = head(h_i),    h = net(z, c),    π an order
 
-The net is causal (h_i sees z_<i and c) and owns the embedding of what it reads; the likelihood turns its features into
-a distribution, over K tokens or over a continuous vector. Shapes: z (B, N) or (B, N, D); h (B, N, F).
+The net is causal (h_i sees z_π(<i) and c) and owns the embedding of what it reads; the head turns its features into a
+distribution over K tokens or over a vector. π is the raster by default, or any of priors.orders; trained on "any", a
+new one is drawn for each example, and sampling may take whichever it likes: what is known first, for instance. Shapes:
+z (B, N) tokens, (B, N, D), or (B, C, H, W) read as its cells; h (B, N, F).
 
-Sampling keeps what the net has computed (net.start, net.step) and guides the features, which for tokens are the logits:
-h = h_u + s (h_c − h_u), the null rows standing in the same cached batch.
+Sampling keeps what the net has computed (net.start, net.step). Guided features are h = h_u + s (h_c − h_u), for tokens
+the logits, the null rows standing in the same cached batch.
 
-Sources: image GPT (Chen et al. 2020); input corruption Esser et al. 2021, arXiv:2012.09841; the nucleus Holtzman et al.
-2020, arXiv:1904.09751.
+Sources: image GPT (Chen et al. 2020); input corruption Esser et al. 2021, arXiv:2012.09841; vectors with a diffusion
+head Li et al. 2024, arXiv:2406.11838; any order Uria et al. 2014, arXiv:1310.1757.
 """
 
 from __future__ import annotations
@@ -24,14 +26,19 @@ from sfumato.core.condition import Condition
 from sfumato.core.contracts import Kind, Known, Prior, Terms
 from sfumato.core.errors import UsageError
 from sfumato.core.noise import Noise
-from sfumato.core.space import Sequence, Tokens, check
+from sfumato.core.space import Grid, Sequence, Space, Tokens, check, from_rows, rows, to_rows
 from sfumato.core.tensors import per_image
 from sfumato.likelihoods import Likelihood
-from sfumato.priors.guidance import guide
+from sfumato.priors import heads
+from sfumato.priors.choice import choose, shape
+from sfumato.priors.guidance import linear, pair
+from sfumato.priors.orders import order_of
+
+__all__ = ["Autoregressive", "Causal", "choose", "shape"]
 
 
 class Causal(Protocol):
-    """What the network promises (nn.causal.CausalNet does)."""
+    """What the network promises (nn.causal.CausalNet does). `order` goes with it where it is not the raster."""
 
     def __call__(self, z: Tensor, condition: Condition) -> Tensor: ...
 
@@ -41,57 +48,87 @@ class Causal(Protocol):
 
 
 class _Cached:
-    """The net as a function of (last, condition), as guidance wants it; the first call opens the cache."""
+    """The net as a function of (last, condition), as guidance wants it; the first call opens the cache. The order of
+    the guided rows is that of the unguided ones, twice."""
 
-    def __init__(self, net: Causal):
-        self.net, self.state = net, None
+    def __init__(self, net: Causal, told: dict[str, Tensor]):
+        self.net, self.told, self.state = net, told, None
 
     def __call__(self, last: Tensor | None, condition: Condition) -> Tensor:
         if last is None:
-            self.state = self.net.start(condition)
+            order = self.told.get("order")
+            if order is not None and order.ndim == 2 and len(order) != condition.rows:
+                order = torch.cat([order, order])
+            self.state = self.net.start(condition, **({} if order is None else {"order": order}))
         return self.net.step(self.state, last)
 
 
 class Autoregressive(Prior):
-    """`smoothing` spreads that share of each target over all tokens; `corrupt` is the probability with which a token
-    that the net reads (not one that it predicts) is replaced by a random one. Both serve training, and tokens only."""
+    """`order` is a name of priors.orders, or "any". `smoothing` spreads that share of each target over all tokens;
+    `corrupt` is the probability with which a token that the net reads (not one that it predicts) is replaced by a
+    random one. Both serve training, and tokens only. `repeats`: how many noise levels a diffusion head learns at each
+    position for one call of the net."""
 
-    spaces = (Tokens, Sequence)
-    kind: Kind | None = "exact"
-    space: Tokens | Sequence
+    spaces = (Tokens, Sequence, Grid)
 
     def __init__(
         self,
-        space: Tokens | Sequence,
+        space: Space,
         net: Causal,
-        likelihood: Likelihood,
+        head: heads.Head,
         *,
+        order: str = "raster",
         smoothing: float = 0.0,
         corrupt: float = 0.0,
+        repeats: int = 1,
     ):
         super().__init__()
-        if isinstance(space, Sequence) and (smoothing or corrupt):
-            raise UsageError("Label smoothing and corruption replace tokens by random ones; a Sequence has no tokens.")
-        self.space, self.net, self.likelihood = space, net, likelihood
-        self.smoothing, self.corrupt = smoothing, corrupt
+        self.space, self.line = space, rows(space)
+        self.net, self.head = net, heads.check_head(head, self.line)
+        if not self.tokens and (smoothing or corrupt):
+            raise UsageError("Label smoothing and corruption replace tokens by random ones; vectors are no tokens.")
+        self.order, self.smoothing, self.corrupt, self.repeats = order, smoothing, corrupt, repeats
+        self.kind: Kind | None = heads.kind_of(head)
+        fixed = order not in ("raster", "any")
+        self.register_buffer("places", order_of(order, self.line) if fixed else None)  # π, of a fixed order
+
+    @property
+    def tokens(self) -> bool:
+        return isinstance(self.space, Tokens)
+
+    def _visits(self, noise: Noise | None = None) -> Tensor | None:
+        """π: (N,), (B, N) where each example has its own, or None for the raster."""
+        if self.order == "any" and noise is not None:
+            return noise.uniform(self.line.length).argsort(1)
+        return self.places  # type: ignore[return-value]
 
     def loss(self, z: Tensor, condition: Condition, noise: Noise, progress: float = 1.0, player: int = 0) -> Terms:
-        """ "nats": mean over the positions (not over the D entries of one)."""
-        check(self.space, z)
-        if isinstance(self.space, Sequence):
-            nats = -self.likelihood(self.net(z, condition), dim=-1).log_prob(z)
-            return {"nats": nats.sum() / z[..., 0].numel()}
+        """ "nats": mean over the positions (not over the D entries of one); or the terms of a head of its own."""
+        order = self._visits(noise)
+        z = taken(to_rows(self.space, check(self.space, z)), order)
+        if not isinstance(self.line, Tokens):
+            times = 1 if isinstance(self.head, Likelihood) else self.repeats
+            h = self._net(z, condition, order)
+            h, z = (x.flatten(0, 1).repeat_interleave(times, 0) for x in (h, z))
+            return heads.loss(self.head, h, z, noise.parts(self.line.length * times), progress)
         read = z
         if self.corrupt:
-            random = noise.integers(self.space.vocab, *self.space.shape)
-            read = torch.where(noise.uniform(*self.space.shape) < self.corrupt, random, z)
-        logits = self.likelihood(self.net(read, condition), dim=-1).logits
+            random = noise.integers(self.line.vocab, *self.line.shape)
+            read = torch.where(noise.uniform(*self.line.shape) < self.corrupt, random, z)
+        logits = self.head(self._net(read, condition, order), dim=-1).logits  # type: ignore[operator,union-attr]
         return {"nats": F.cross_entropy(logits.flatten(0, 1), z.flatten(), label_smoothing=self.smoothing)}
 
     def log_prob(self, z: Tensor, condition: Condition, noise: Noise) -> Tensor:
-        """(B,) exact, in nats, summed over positions."""
-        check(self.space, z)
-        return per_image(self.likelihood(self.net(z, condition), dim=-1).log_prob(z))
+        """(B,) in nats, summed over positions, in the order that sampling takes by default; exact, or with a diffusion
+        head its bound."""
+        order = self._visits()
+        z = taken(to_rows(self.space, check(self.space, z)), order)
+        h = self._net(z, condition, order)
+        parts = noise.parts(self.line.length)
+        return per_image(heads.log_prob(self.head, h.flatten(0, 1), z.flatten(0, 1), parts).unflatten(0, (len(z), -1)))
+
+    def _net(self, z: Tensor, condition: Condition, order: Tensor | None) -> Tensor:
+        return self.net(z, condition, **_told(order))
 
     @torch.no_grad()
     def sample(  # type: ignore[override]  # options are named, so that a wrong one is answered with the nearest
@@ -105,50 +142,60 @@ class Autoregressive(Prior):
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float = 1.0,
+        order: str | None = None,
+        head_steps: int | None = None,
     ) -> Tensor:
         """temperature divides the logits (0: always the likeliest); top_k and top_p keep the likeliest tokens. `known`
-        positions are kept as given, wherever they are, and what comes after them sees them."""
-        tokens = isinstance(self.space, Tokens)
-        if not tokens and (temperature != 1 or top_k is not None or top_p != 1):
+        positions are kept as given, wherever they are, and what comes after them sees them. `order`, of a prior that
+        learned any: a name of priors.orders, "random" being another for each image, or "known", what is known first."""
+        if not self.tokens and (temperature != 1 or top_k is not None or top_p != 1):
             raise UsageError("temperature, top_k and top_p choose among tokens; this prior draws continuous vectors.")
-        if tokens:  # all drawn before: how many numbers a row uses does not depend on what it draws
-            uniforms = noise.uniform(*self.space.shape)
-        step = guide(_Cached(self.net), condition, null, guidance)
+        value, mask = (None, None) if known is None else (to_rows(self.space, part) for part in known)
+        visits = self._visits() if order is None else self._wanted(order, noise, mask)
+        value, mask = (None if part is None else taken(part, visits) for part in (value, mask))
+        # all drawn before: how many numbers a row uses does not depend on what it draws
+        uniforms = noise.uniform(*self.line.shape) if self.tokens else None
+        options = heads.stepping(self.head, head_steps)
+        step = pair(_Cached(self.net, _told(visits)), condition, null, guidance)
         drawn: list[Tensor] = []
-        for i in range(self.space.length):
-            at = self.likelihood(step(drawn[-1] if drawn else None), dim=-1)
-            z = choose(shape(at.logits, temperature, top_k, top_p), uniforms[:, i]) if tokens else at.sample(noise)
-            drawn.append(z if known is None else torch.where(known[1][:, i], known[0][:, i], z))
-        return torch.stack(drawn, 1)
+        for i in range(self.line.length):
+            c, u = step(drawn[-1] if drawn else None)
+            if uniforms is not None:
+                logits = self.head(c if u is None else linear(c, u, guidance), dim=-1).logits  # type: ignore[operator,union-attr]
+                z = choose(shape(logits, temperature, top_k, top_p), uniforms[:, i])
+            else:
+                z = heads.draw(self.head, c, u, guidance, noise, **options)
+            drawn.append(z if value is None or mask is None else torch.where(mask[:, i], value[:, i], z))
+        z = from_rows(self.space, put(torch.stack(drawn, 1), visits))
+        return z if known is None else torch.where(known[1], known[0], z)
+
+    def _wanted(self, order: str, noise: Noise, mask: Tensor | None) -> Tensor:
+        if self.order != "any":
+            raise UsageError(
+                f"This prior learned one order, {self.order!r}; only one trained on 'any' can take others."
+            )
+        n = self.line.length
+        if order == "random":
+            return noise.uniform(n).argsort(1)
+        if order == "known":
+            shown = torch.zeros(noise.rows, n, dtype=torch.bool, device=noise.device) if mask is None else mask
+            return (~(shown if self.tokens else shown.all(-1))).byte().argsort(dim=1, stable=True)
+        return order_of(order, self.line).to(noise.device)
 
 
-def shape(logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0) -> Tensor:
-    """Logits (B, K) after temperature, with −∞ for what is neither among the top_k likeliest nor in the nucleus: the
-    smallest set of likeliest tokens whose probability reaches top_p. Of tokens that tie, the earlier one stays."""
-    if temperature < 0 or (top_k is not None and top_k < 1) or not 0 < top_p <= 1:
-        raise UsageError(
-            f"temperature ≥ 0, top_k ≥ 1 and 0 < top_p ≤ 1 are needed, not {temperature}, {top_k}, {top_p}."
-        )
-    if temperature == 0:
-        temperature, top_k = 1.0, 1
-    logits = logits / temperature
-    if top_k is None and top_p == 1:
-        return logits
-    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
-    rank = torch.arange(logits.shape[-1], device=logits.device)
-    cut = rank >= (logits.shape[-1] if top_k is None else top_k)
-    ordered = ordered.masked_fill(cut, -torch.inf)
-    probability = ordered.softmax(-1)
-    ordered = ordered.masked_fill(probability.cumsum(-1) - probability >= top_p, -torch.inf)
-    return torch.empty_like(logits).scatter_(-1, order, ordered)
+def _told(order: Tensor | None) -> dict[str, Tensor]:
+    return {} if order is None else {"order": order}
 
 
-def choose(logits: Tensor, u: Tensor) -> Tensor:
-    """The token whose stretch of the distribution function holds u (B,) in [0, 1): logits (B, K) → (B,) int64.
+def taken(z: Tensor, order: Tensor | None) -> Tensor:
+    """(B, N, …) with entry π_i at place i; π (N,) or (B, N)."""
+    if order is None:
+        return z
+    if order.ndim == 1:
+        return z[:, order]
+    return z.gather(1, order if z.ndim == 2 else order[..., None].expand_as(z))
 
-    In float64, so that no token's stretch is lost among 10⁵ others; u is scaled by the last sum, which is 1 only up to
-    rounding.
-    """
-    reach = logits.double().softmax(-1).cumsum(-1)
-    found = torch.searchsorted(reach, (u.double()[:, None] * reach[:, -1:]), right=True)[:, 0]
-    return found.clamp(max=logits.shape[-1] - 1)
+
+def put(z: Tensor, order: Tensor | None) -> Tensor:
+    """The inverse of `taken`."""
+    return z if order is None else taken(z, order.argsort(-1))

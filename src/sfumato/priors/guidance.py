@@ -53,23 +53,36 @@ def first_half(mix: Mix, dim: int) -> Mix:
     return mixed
 
 
+def pair(
+    predict: Predict, condition: Condition, null: Condition | None, scale: float
+) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    """`predict` with its condition filled in: (c, u). Where the scale is 0 or 1 one of the two is not needed and not
+    made; the other is returned, beside None. A None among the tensors stays None."""
+    if scale != 1 and null is None:
+        raise UsageError(f"Guidance {scale} needs the null condition to guide away from; pass `null`, or guidance 1.")
+    if scale == 1 or null is None:
+        return lambda *at: (predict(*at, condition), None)
+    if scale == 0:
+        return lambda *at: (predict(*at, null), None)
+    both = stack([condition, null])
+
+    def pairs(*at: Tensor | None) -> tuple[Tensor, Tensor]:
+        twice = [None if a is None else torch.cat([a, a]) for a in at]
+        c, u = predict(*twice, both).chunk(2)
+        return c, u
+
+    return pairs
+
+
 def guide(
     predict: Predict, condition: Condition, null: Condition | None, scale: float, mix: Mix = linear
 ) -> Callable[..., Tensor]:
-    """`predict` with its condition filled in and guided by `scale` s. Where s is 0 or 1 one of the two predictions is
-    not needed and not made, so s = 1 is the unguided function bit for bit. A None among the tensors stays None."""
-    if scale == 1:
-        return lambda *at: predict(*at, condition)
-    if null is None:
-        raise UsageError(f"Guidance {scale} needs the null condition to guide away from; pass `null`, or guidance 1.")
-    if scale == 0:
-        return lambda *at: predict(*at, null)
-    both = stack([condition, null])
+    """`predict`, guided by `scale` s; s = 1 is the unguided function bit for bit, s = 0 the unconditional one."""
+    pairs = pair(predict, condition, null, scale)
 
     def guided(*at: Tensor | None) -> Tensor:
-        twice = [None if a is None else torch.cat([a, a]) for a in at]
-        c, u = predict(*twice, both).chunk(2)
-        return mix(c, u, scale)
+        c, u = pairs(*at)
+        return c if u is None else mix(c, u, scale)
 
     return guided
 

@@ -14,7 +14,7 @@ from typing import Any
 from sfumato.codecs.pixels import Mode, Pixels
 from sfumato.core.contracts import Codec
 from sfumato.core.errors import UsageError
-from sfumato.core.space import Grid
+from sfumato.core.space import Grid, Tokens
 from sfumato.recipes.given import given
 from sfumato.recipes.priors import PRIORS, prior_over
 from sfumato.recipes.sizes import Size, planner, side_for
@@ -35,7 +35,11 @@ PAPER: dict[str, dict[str, Any]] = {
     "ldm": {"factor": 4, "depth": 3},  # latent-diffusion cin256-v2: f = 4, three channels
     "dit": {"factor": 8, "depth": 4},  # DiT's Stable Diffusion autoencoder
     "deep-vae": {"factor": 8, "depth": 4},  # latent-vae's imagenet256_kl8, the same autoencoder
+    "mar": {"factor": 16, "depth": 16},  # MAR's KL-16
+    "maskgit": {"factor": 16, "codes": 1024, "depth": 256},  # MaskGIT's configuration: 16 × 16 tokens
+    "vq-ar": {"factor": 16, "codes": 1024, "depth": 256},  # taming-transformers' f16
 }
+QUANTISED = ("vqvae", "vqgan")  # the autoencoders whose dials the last two name
 
 
 def codec_of(spec: str, size: Size, side: int | None, channels: int, paper: str | None = None) -> Codec:
@@ -76,7 +80,8 @@ def codec_spec(recipe: Mapping[str, Any]) -> str:
 
 
 def _serving(name: str, size: Size, recipe: str | None) -> dict[str, Any]:
-    if size == "paper" and recipe in PAPER and name in SERVES:
+    fits = name in (QUANTISED if recipe in ("maskgit", "vq-ar") else SERVES)
+    if size == "paper" and recipe in PAPER and fits:
         return PAPER[recipe]
     return SERVES.get(name, {})
 
@@ -96,13 +101,14 @@ def over(
     channels: int,
     classes: int,
     text: bool,
-    paper: str | None = None,
+    recipe: str | None = None,
+    only: tuple[type, ...] | None = None,
 ) -> System:
-    """The named prior over the named codec's latents, given labels, captions, both or neither. `paper` is the recipe
-    whose published codec stands in at size "paper"."""
-    first = codec_of(codec, size, side, channels, paper)
+    """The named prior over the named codec's latents, given labels, captions, both or neither. `recipe` is the one
+    whose published codec stands in at size "paper", and `only` the kinds of latent that it is for."""
+    first = codec_of(codec, size, side, channels, recipe)
     conditioner, doors = given(size, classes, text, attended=PRIORS[prior].attended)
-    return System(first, prior_over(prior, first, size, doors), conditioner)
+    return System(first, prior_over(prior, first, size, doors, only, recipe or ""), conditioner)
 
 
 @add("ldm", planner("diffusion"))
@@ -141,7 +147,7 @@ def vq_ar(
     codec: str = "vqvae",
 ) -> System:
     """The tokens of a quantising autoencoder one after another, by a causal transformer (arXiv:2012.09841)."""
-    return over("autoregressive", codec, size, side, channels, classes, text)
+    return over("autoregressive", codec, size, side, channels, classes, text, "vq-ar", only=(Tokens,))
 
 
 def composed(name: str) -> Recipe | None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from sfumato.core.space import Grid, Tokens
+from typing import Any
+
+from sfumato.core.space import Grid, Sequence, Tokens
 from sfumato.nn.causal import CausalNet
 from sfumato.nn.coupling import Coupling
 from sfumato.nn.dit import DiT
 from sfumato.nn.glow import Glow
 from sfumato.nn.ladder import Ladder, Level, resolutions
+from sfumato.nn.masked import MaskedNet
 from sfumato.nn.unet import UNet
+from sfumato.nn.vector import VectorNet
 from sfumato.recipes.given import Doors
-from sfumato.recipes.sizes import Coupled, Rungs, Trunk, Unet
+from sfumato.recipes.sizes import Coupled, Rungs, Small, Trunk, Unet
 
 
 def unet(dims: Unet, channels: int, out: int, doors: Doors, grid: int | None = None) -> UNet:
@@ -42,10 +46,34 @@ def dit(dims: Trunk, space: Grid, out: int, doors: Doors, patch: int) -> DiT:
     )
 
 
-def causal(dims: Trunk, space: Tokens, doors: Doors, dropout: float = 0.0) -> CausalNet:
+def causal(
+    dims: Trunk,
+    space: Tokens | Sequence,
+    doors: Doors,
+    features: int | None = None,
+    dropout: float = 0.0,
+    **options: Any,
+) -> CausalNet:
+    """`features` are what the head asks for; of tokens their logits. Options are the net's: orders, patterns, …"""
     return CausalNet(
         space,
-        space.vocab,
+        _features(space, features),
+        width=dims.width,
+        depth=dims.depth,
+        heads=dims.heads,
+        vector=doors.vector,
+        context=doors.context,
+        dropout=dropout,
+        **options,
+    )
+
+
+def masked(
+    dims: Trunk, space: Tokens | Sequence, doors: Doors, features: int | None = None, dropout: float = 0.0
+) -> MaskedNet:
+    return MaskedNet(
+        space,
+        _features(space, features),
         width=dims.width,
         depth=dims.depth,
         heads=dims.heads,
@@ -79,3 +107,15 @@ def ladder(dims: Rungs, space: Grid, out: int, doors: Doors) -> Ladder:
 
 def glow(dims: Coupled, space: Grid, doors: Doors, coupling: Coupling = "affine") -> Glow:
     return Glow(space, levels=dims.levels, steps=dims.steps, width=dims.width, coupling=coupling, vector=doors.vector)
+
+
+def vector_net(dims: Small, space: Sequence, features: int, out: int) -> VectorNet:
+    """A denoiser of one position of the space, told its features."""
+    return VectorNet(Sequence(1, space.width), out, width=dims.width, depth=dims.depth, vector=features)
+
+
+def _features(space: Tokens | Sequence, features: int | None) -> int:
+    if isinstance(space, Tokens):
+        return space.vocab
+    assert features is not None
+    return features

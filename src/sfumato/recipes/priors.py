@@ -11,16 +11,17 @@ from dataclasses import dataclass
 from sfumato.core.contracts import Codec, Prior
 from sfumato.core.errors import Misfit
 from sfumato.core.registry import Registry
-from sfumato.core.space import Grid, Space, Tokens
-from sfumato.likelihoods import Categorical, DiscretisedLogisticMixture, Normal
+from sfumato.core.space import Grid, Sequence, Space, Tokens, rows
+from sfumato.likelihoods import Categorical, DiscretisedLogisticMixture, Mixture, Normal
 from sfumato.priors.autoregressive import Autoregressive
-from sfumato.priors.diffusion import Diffusion, Rectified, scaled_linear
+from sfumato.priors.diffusion import Diffusion, Rectified, cosine, scaled_linear
 from sfumato.priors.flow import Flow
 from sfumato.priors.hierarchical import Hierarchical
+from sfumato.priors.masked import Masked
 from sfumato.recipes.given import Doors
-from sfumato.recipes.networks import causal, glow, ladder, unet
+from sfumato.recipes.networks import causal, glow, ladder, masked, unet, vector_net
 from sfumato.recipes.networks import dit as dit_net
-from sfumato.recipes.sizes import DEEP_VAE, DIT, GLOW, LATENT_UNET, TOKEN_GPT, VDVAE, Rungs, Size
+from sfumato.recipes.sizes import DEEP_VAE, DIT, GLOW, HEAD, LATENT_UNET, MASKED, TOKEN_GPT, VDVAE, Rungs, Size
 
 
 @dataclass(frozen=True)
@@ -40,19 +41,23 @@ PRIORS: Registry[Choice] = Registry("prior")
 YIELD = {Grid: "dae, vae", Tokens: "vqvae, dvae, fsq, vqgan"}  # the codecs that are usual for a kind of latent
 
 
-def prior_over(name: str, codec: Codec, size: Size, doors: Doors) -> Prior:
-    """The prior over the codec's latents; Misfit, with those that would do, where it does not model their kind."""
+def prior_over(
+    name: str, codec: Codec, size: Size, doors: Doors, only: tuple[type, ...] | None = None, recipe: str = ""
+) -> Prior:
+    """The prior over the codec's latents; Misfit, with those that would do, where it does not model their kind. A
+    recipe may be for `only` some of the kinds that its prior models."""
     choice = PRIORS[name]
-    if isinstance(codec.space, choice.spaces):
+    spaces = choice.spaces if only is None else only
+    if isinstance(codec.space, spaces):
         of_values = isinstance(codec.space, Grid) and codec.discrete and codec.kind == "exact"
         made = choice.values if of_values and choice.values is not None else choice.build
         return made(codec.space, size, doors)
-    accepted = " or ".join(kind.__name__ for kind in choice.spaces)
+    accepted = " or ".join(kind.__name__ for kind in spaces)
     fitting = ", ".join(other for other, c in PRIORS.items() if isinstance(codec.space, c.spaces))
     raise Misfit(
-        f"{name!r} models {accepted}, but {type(codec).__name__} yields {codec.space}. "
+        f"{recipe or name!r} models {accepted}, but {type(codec).__name__} yields {codec.space}. "
         f"Choose a prior for that kind of latent ({fitting}), or a codec for this one "
-        f"(--codec {' or '.join(YIELD[kind] for kind in choice.spaces if kind in YIELD)})."
+        f"(--codec {' or '.join(YIELD[kind] for kind in spaces if kind in YIELD)})."
     )
 
 
@@ -71,8 +76,29 @@ def _dit_diffusion(space: Space, size: Size, doors: Doors) -> Prior:
 
 
 def _autoregressive(space: Space, size: Size, doors: Doors) -> Prior:
-    assert isinstance(space, Tokens)
-    return Autoregressive(space, causal(TOKEN_GPT[size], space, doors), Categorical(space.vocab))
+    line = rows(space)
+    if isinstance(line, Tokens):
+        return Autoregressive(space, causal(TOKEN_GPT[size], line, doors), Categorical(line.vocab))
+    head = Mixture()
+    return Autoregressive(space, causal(TOKEN_GPT[size], line, doors, head.channels(line.width)), head)
+
+
+def _masked(space: Space, size: Size, doors: Doors) -> Prior:
+    line, dropout = rows(space), 0.1 if size == "paper" else 0.0
+    if isinstance(line, Tokens):
+        net = masked(MASKED[size], line, doors, dropout=dropout)
+        return Masked(space, net, Categorical(line.vocab), smoothing=0.1, steps=8)
+    width = MASKED[size].width
+    net = masked(MASKED[size], line, doors, features=width, dropout=dropout)
+    masking = "mar" if size == "paper" else "cosine"  # MAR never hides less than 0.7, but an edit may hide little
+    steps = max(line.length // 4, 8)  # 64 of 256, as in MAR's own default
+    return Masked(space, net, token_diffusion(size, line, width), masking=masking, steps=steps, repeats=4)
+
+
+def token_diffusion(size: Size, line: Sequence, features: int) -> Diffusion:
+    """MAR's head: a diffusion of one position, given the features that a net has for it."""
+    net = vector_net(HEAD[size], line, features, line.width)
+    return Diffusion(Sequence(1, line.width), net, path=cosine(), target="v", levels=1000, steps=25, points=16)
 
 
 def _hierarchical(space: Space, size: Size, doors: Doors) -> Prior:
@@ -103,6 +129,7 @@ def _flow(space: Space, size: Size, doors: Doors) -> Prior:
 
 PRIORS.add("diffusion")(Choice(_unet_diffusion, (Grid,), "diffusion", attended=True))
 PRIORS.add("dit")(Choice(_dit_diffusion, (Grid,), "diffusion"))
-PRIORS.add("autoregressive")(Choice(_autoregressive, (Tokens,), "autoregressive"))
 PRIORS.add("hierarchical")(Choice(_hierarchical, (Grid,), "hierarchical", values=_hierarchical_values))
 PRIORS.add("flow")(Choice(_flow, (Grid,), "flow"))
+PRIORS.add("autoregressive")(Choice(_autoregressive, (Tokens, Grid), "autoregressive"))
+PRIORS.add("masked")(Choice(_masked, (Tokens, Grid), "masked"))

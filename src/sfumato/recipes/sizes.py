@@ -27,6 +27,14 @@ class Trunk:
 
 
 @dataclass(frozen=True)
+class Small:
+    """A few layers of perceptron."""
+
+    width: int
+    depth: int
+
+
+@dataclass(frozen=True)
 class Pyramid:
     """A convolutional encoder and its decoder. `patch` pixels a side enter as one, which is what a CPU can afford."""
 
@@ -77,11 +85,17 @@ DIT: dict[Size, Trunk] = {
     "paper": Trunk(1152, 28, 16),  # DiT-XL, arXiv:2212.09748
 }
 
+IMAGE_GPT: dict[str, Trunk] = {  # Chen et al. 2020, section 3, at 32 × 32 positions of 512 colours
+    "S": Trunk(512, 24, 8),  # 76 M
+    "M": Trunk(1024, 36, 8),  # 455 M
+    "L": Trunk(1536, 48, 16),  # 1.36 B
+}
+
 PIXEL_GPT: dict[Size, Trunk] = {
     "xs": Trunk(64, 2, 4),
     "s": Trunk(128, 4, 4),
     "m": Trunk(512, 12, 8),
-    "paper": Trunk(512, 24, 8),  # image GPT-S: 76 M
+    "paper": IMAGE_GPT["S"],
 }
 
 TOKEN_GPT: dict[Size, Trunk] = {
@@ -137,6 +151,36 @@ STEPS: dict[str, dict[Size, Plan]] = {
     },
 }
 
+
+MASKED: dict[Size, Trunk] = {
+    "xs": Trunk(64, 2, 4),
+    "s": Trunk(128, 4, 4),  # TOKEN_GPT's, so that the two can be compared
+    "m": Trunk(768, 12, 12),
+    "paper": Trunk(768, 24, 16),  # MaskGIT's configuration, and MAR-B's (12 + 12 blocks)
+}
+
+HEAD: dict[Size, Small] = {  # of one position, MAR's
+    "xs": Small(64, 1),
+    "s": Small(128, 3),
+    "m": Small(1024, 3),
+    "paper": Small(1024, 6),  # MAR-B, arXiv:2406.11838 and its repository
+}
+
+STEPS["masked"] = {
+    "xs": Plan(steps=300, batch=16, rate=2e-3, betas=(0.9, 0.96), ema=0.98),
+    "s": Plan(steps=8_000, batch=16, rate=3e-3, betas=(0.9, 0.96), decay=0.01, ema=0.995),
+    "m": Plan(steps=100_000, batch=128, rate=3e-4, betas=(0.9, 0.96), decay=0.045, ema=0.999),
+    "paper": Plan(steps=2_000_000, batch=256, rate=1e-4, betas=(0.9, 0.96), decay=0.045, warmup=5_000 / 2_000_000),
+}
+
+# A step costs twice a masked prior's over tokens. The paper's is that of MAR's repository: 800 epochs of 2048 at 8e-4,
+# 100 of them to warm up, and no decay of the rate.
+STEPS["mar"] = STEPS["masked"] | {
+    "s": replace(STEPS["masked"]["s"], steps=4_000, rate=2e-3),
+    "paper": Plan(
+        steps=500_000, batch=2048, rate=8e-4, betas=(0.9, 0.95), decay=0.02, warmup=0.125, floor=1, ema=0.9999
+    ),
+}
 
 # dVAE: the relaxed one-hot is noise at first, and a high rate learns the noise.
 STEPS["relaxed"] = STEPS["codec"] | {"s": replace(STEPS["codec"]["s"], rate=1e-3)}

@@ -1,0 +1,47 @@
+"""Choosing a token: logits → the distribution that is wanted → one of K, by one uniform number.
+
+    p ∝ exp(logits / temperature), of which the top_k likeliest stay, and of these the nucleus: the smallest set of
+    likeliest tokens whose probability reaches top_p
+
+Shapes: logits (…, K). Source of the nucleus: Holtzman et al. 2020, arXiv:1904.09751.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sfumato.core.errors import UsageError
+
+
+def shape(logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0) -> Tensor:
+    """Logits after temperature (0: only the likeliest is left), with −∞ for what is neither among the top_k likeliest
+    nor in the nucleus. Of tokens that tie, the earlier one stays."""
+    if temperature < 0 or (top_k is not None and top_k < 1) or not 0 < top_p <= 1:
+        raise UsageError(
+            f"temperature ≥ 0, top_k ≥ 1 and 0 < top_p ≤ 1 are needed, not {temperature}, {top_k}, {top_p}."
+        )
+    if temperature == 0:
+        temperature, top_k = 1.0, 1
+    if temperature != 1:
+        logits = logits / temperature
+    if top_k is None and top_p == 1:
+        return logits
+    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+    rank = torch.arange(logits.shape[-1], device=logits.device)
+    cut = rank >= (logits.shape[-1] if top_k is None else top_k)
+    ordered = ordered.masked_fill(cut, -torch.inf)
+    probability = ordered.softmax(-1)
+    ordered = ordered.masked_fill(probability.cumsum(-1) - probability >= top_p, -torch.inf)
+    return torch.empty_like(logits).scatter_(-1, order, ordered)
+
+
+def choose(logits: Tensor, u: Tensor) -> Tensor:
+    """The token whose stretch of the distribution function holds u (…) in [0, 1): logits (…, K) → (…) int64.
+
+    Summed in float64, so that no token's stretch is lost among 10⁵ others; u is scaled by the last sum, which is 1 only
+    up to rounding. (The exponentials stay in the logits' precision: a stretch is then off by 1e-7 of itself.)
+    """
+    reach = logits.softmax(-1).cumsum(-1, dtype=torch.float64)
+    found = torch.searchsorted(reach, u.double()[..., None] * reach[..., -1:], right=True)[..., 0]
+    return found.clamp_(max=logits.shape[-1] - 1)
