@@ -6,6 +6,8 @@ import torch
 from sfumato.core.condition import Condition
 from sfumato.core.space import Grid, Sequence, Tokens
 from sfumato.nn import CausalNet, Critic, Decoder, DiT, Encoder, MaskedNet, PatchNet, TokenNet, UNet
+from sfumato.nn.discriminator import DCDiscriminator, Discriminator, SNDiscriminator
+from sfumato.nn.generator import DCGenerator, Generator, SNGenerator
 
 B = 2
 
@@ -52,6 +54,24 @@ NETS = {
     "decoder": (lambda: Decoder(4, 3, width=16, mults=(1, 2)), lambda: (images(4, 4),)),
     "critic": (lambda: Critic(3, width=16, layers=1), lambda: (images(16),)),
     "critic-spectral": (lambda: Critic(3, width=16, layers=1, norm="spectral"), lambda: (images(16),)),
+    "generator": (
+        lambda: Generator(Grid(3, 8, 8), noise=8, widths=(16, 32), blocks=1, vector=5),
+        lambda: (torch.randn(B, 8), condition()),
+    ),
+    "generator-sn": (
+        lambda: SNGenerator(Grid(3, 8, 8), noise=8, width=16, vector=5),
+        lambda: (torch.randn(B, 8), condition()),
+    ),
+    "generator-dc": (
+        lambda: DCGenerator(Grid(3, 8, 8), noise=8, width=16, vector=5),
+        lambda: (torch.randn(B, 8), condition()),
+    ),
+    "discriminator": (
+        lambda: Discriminator(Grid(3, 8, 8), widths=(16, 32), blocks=1, vector=5),
+        lambda: (images(), condition()),
+    ),
+    "discriminator-sn": (lambda: SNDiscriminator(Grid(3, 8, 8), width=16, vector=5), lambda: (images(), condition())),
+    "discriminator-dc": (lambda: DCDiscriminator(Grid(3, 8, 8), width=16, vector=5), lambda: (images(), condition())),
 }
 
 

@@ -15,6 +15,7 @@ from sfumato.core.space import Grid, Space, Tokens
 from sfumato.likelihoods import Categorical
 from sfumato.priors.autoregressive import Autoregressive
 from sfumato.priors.diffusion import Diffusion, Rectified, scaled_linear
+from sfumato.recipes.adversarial import game
 from sfumato.recipes.given import Doors
 from sfumato.recipes.networks import causal, unet
 from sfumato.recipes.networks import dit as dit_net
@@ -69,6 +70,12 @@ def _autoregressive(space: Space, size: Size, doors: Doors) -> Prior:
     return Autoregressive(space, causal(TOKEN_GPT[size], space, doors), Categorical(space.vocab))
 
 
+def _gan(space: Space, size: Size, doors: Doors) -> Prior:
+    assert isinstance(space, Grid)
+    return game("modern", size, space, doors, pictures=False)
+
+
 PRIORS.add("diffusion")(Choice(_unet_diffusion, (Grid,), "diffusion", attended=True))
 PRIORS.add("dit")(Choice(_dit_diffusion, (Grid,), "diffusion"))
 PRIORS.add("autoregressive")(Choice(_autoregressive, (Tokens,), "autoregressive"))
+PRIORS.add("gan")(Choice(_gan, (Grid,), "adversarial"))

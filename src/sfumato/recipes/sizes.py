@@ -8,6 +8,7 @@ A "paper" row names its source; the others were chosen so that a step costs what
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -44,6 +45,22 @@ class Unet:
     attention: tuple[bool, ...]  # per level, from fine to coarse
     head: int | None = None
     dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class Game:
+    """A generator and its critic, which mirrors it. `widths` from fine to coarse, the first at a side of `side`; finer
+    grids take the first, coarser ones the last. Each position of the finest grid is `patch` pixels a side."""
+
+    widths: tuple[int, ...]
+    side: int
+    blocks: int
+    patch: int
+
+    def ladder(self, side: int) -> tuple[int, ...]:
+        """The widths of a grid of this side and of its halves."""
+        finer = round(math.log2(side / self.side))
+        return (self.widths[0],) * finer + self.widths if finer > 0 else self.widths[-finer:] or self.widths[-1:]
 
 
 PYRAMID: dict[Size, Pyramid] = {
@@ -149,3 +166,21 @@ def planner(kind: str, codec: str = "codec"):
         return STEPS[codec if stage.split(".")[-1] == "codec" else kind][size]
 
     return plan
+
+
+GAME: dict[Size, Game] = {
+    "xs": Game((16, 32), 8, 1, 2),
+    "s": Game((32, 64, 128), 16, 1, 2),
+    "m": Game((96, 192, 384), 32, 2, 1),
+    "paper": Game((96, 192, 384, 768), 256, 2, 1),  # R3GAN, arXiv:2501.05441: FFHQ-256, 23 M each; CIFAR-10 is its end
+}
+SNGAN: dict[Size, tuple[int, int]] = {"xs": (16, 16), "s": (32, 32), "m": (256, 128), "paper": (256, 128)}  # of CIFAR-10
+DCGAN: dict[Size, int] = {"xs": 16, "s": 32, "m": 64, "paper": 64}
+
+STEPS["adversarial"] = {
+    "xs": Plan(steps=300, batch=16, rate=1e-3, betas=(0.0, 0.99), ema=0.98, clip=0.0),
+    "s": Plan(steps=12_000, batch=32, rate=5e-4, betas=(0.0, 0.99), ema=0.999, clip=0.0, floor=0.1),
+    "m": Plan(steps=100_000, batch=64, rate=2e-4, betas=(0.0, 0.99), ema=0.9995, clip=0.0, floor=0.25),
+    # R3GAN on CIFAR-10: 2e-4 down to 5e-5, batch 512
+    "paper": Plan(steps=200_000, batch=256, rate=2e-4, betas=(0.0, 0.99), ema=0.9999, clip=0.0, warmup=0.0, floor=0.25),
+}
