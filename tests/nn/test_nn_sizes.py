@@ -76,11 +76,11 @@ PUBLISHED = {
     # github.com/junyanz/pytorch-CycleGAN-and-pix2pix, training log of pix2pix: network D 2.769M (it sees 6 channels;
     # with 3 it has 3 · 64 · 16 fewer)
     "patchgan": (2.769 - 3 * 64 * 16 / 1e6, lambda: [Critic(3)]),
-    # github.com/kwotsin/mimicry, SNGANGenerator32 and SNGANDiscriminator32 counted; the layers are those of the authors'
-    # github.com/pfnet-research/sngan_projection: 128 → 4·4·256, three blocks of 256; four blocks of 128
+    # github.com/kwotsin/mimicry, SNGANGenerator32 and SNGANDiscriminator32 counted; the layers are the
+    # authors' (github.com/pfnet-research/sngan_projection): 128 → 4·4·256, three blocks of 256; four blocks of 128
     "sngan-32-generator": (4.276739, lambda: [SNGenerator(Grid(3, 32, 32))]),
     "sngan-32-critic": (1.053825, lambda: [SNDiscriminator(Grid(3, 32, 32))]),
-    # pytorch.org's DCGAN tutorial (ngf = ndf = 64, nz = 100, 64 pixels): 3,576,704 and 2,765,568, summed from its layers
+    # pytorch.org's DCGAN tutorial (ngf = ndf = 64, nz = 100): 3,576,704 and 2,765,568, summed from its layers
     "dcgan-64-generator": (3.576704, lambda: [DCGenerator(Grid(3, 64, 64))]),
     "dcgan-64-critic": (2.765568, lambda: [DCDiscriminator(Grid(3, 64, 64))]),
     # arXiv:2501.05441, table 1, last row: FFHQ-256, G 23.058 M, D 23.010 M

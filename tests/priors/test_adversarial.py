@@ -213,7 +213,11 @@ def test_a_lazy_penalty_comes_every_kth_accepted_step_k_times_as_strong():
 
 def test_penalties_are_taken_in_float32_under_autocast():
     prior = Adversarial(
-        Grid(1, 4, 4), Generator(Grid(1, 4, 4), widths=(16,)), Discriminator(Grid(1, 4, 4), widths=(16,)), r1=1.0, r2=1.0
+        Grid(1, 4, 4),
+        Generator(Grid(1, 4, 4), widths=(16,)),
+        Discriminator(Grid(1, 4, 4), widths=(16,)),
+        r1=1.0,
+        r2=1.0,
     )
     z = torch.randn(4, 1, 4, 4)
     plain = prior.loss(z, NONE(4), Noise.shared(0, 4), player=1)
@@ -340,9 +344,7 @@ def test_both_players_see_augmented_pictures_only_and_the_generator_learns_throu
             return super().forward(x, condition)
 
     monkeypatch.setitem(AUGMENTATIONS._things, "mark", lambda x, noise: 2 * x + 100)
-    prior = Adversarial(
-        SPACE, Plane(), Watching(2, 1, critic=True), augment=["mark"], r1=1.0, r2=1.0, one_centred=1.0
-    )
+    prior = Adversarial(SPACE, Plane(), Watching(2, 1, critic=True), augment=["mark"], r1=1.0, r2=1.0, one_centred=1.0)
     terms = prior.loss(torch.randn(8, 2, 1, 1), NONE(8), Noise.shared(0, 8), player=player)
     assert len(seen) == (2 if player == 0 else 3)
     assert all((x > 50).all() for x in seen)
@@ -476,7 +478,9 @@ def test_the_gallery_sees_modes_that_are_missing(made, coverage, variety):
 def test_the_gallery_keeps_the_latest_only_and_small():
     gallery = Gallery()
     for k in range(40):
-        gallery.hang(torch.full((32, 3, 64, 64), float(k)), torch.zeros(32, 3, 64, 64), torch.zeros(32), torch.zeros(32))
+        gallery.hang(
+            torch.full((32, 3, 64, 64), float(k)), torch.zeros(32, 3, 64, 64), torch.zeros(32), torch.zeros(32)
+        )
     kept = torch.cat(gallery.real)
     assert kept.shape == (256, 3 * 8 * 8)
     assert kept.min() == 32

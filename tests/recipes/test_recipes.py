@@ -15,7 +15,8 @@ from sfumato.systems import Cascade, System
 NAMES = list(recipes.RECIPES)
 PUBLISHED = ["diffusers"]  # shapes from a config.json; tests/recipes/test_recipes_published.py
 CODECS = ["ae", "dae", "vae", "vqvae", "dvae", "fsq", "vqgan"]
-PRIORS = ["ddpm", "edm", "rectified-flow", "pixel-ar", "ldm", "dit", "vq-ar", "cascade"]
+PRIORS = ["ddpm", "edm", "rectified-flow", "pixel-ar", "ldm", "dit", "vq-ar", "cascade", "gan", "latent-gan"]
+STEPLESS = ("pixel-ar", "vq-ar", "gan", "latent-gan")  # samplers that have no steps to choose
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +86,7 @@ def test_every_prior_learns_with_every_condition(name, given):
     system.eval()
     said = {"label": [1, 2]} if "classes" in given else {}
     said |= {"text": ["a red apple", "红苹果"]} if "text" in given else {}
-    options = {} if name in ("pixel-ar", "vq-ar") else {"steps": 2}
+    options = {} if name in STEPLESS else {"steps": 2}
     x = system.sample(2, said, guidance=1.5 if given else 1.0, batch=2, **options)
     assert x.shape == (2, 3, side, side)
     assert x.abs().max() <= 1
@@ -131,6 +132,19 @@ def count(part):
         ({"name": "dit"}, "dit", 675e6, "Peebles & Xie 2023, table 4: DiT-XL/2, 675 M"),
         ({"name": "dit", "classes": 1000, "size": "m", "side": 256}, "dit", 130e6, "same, DiT-B/2, 130 M"),
         ({"name": "pixel-ar", "levels": 256}, "prior", 76e6, "Chen et al. 2020, section 3: iGPT-S, 76 M"),
+        (
+            {"name": "gan", "design": "sngan"},
+            "prior",
+            4.277e6 + 1.054e6,
+            "SNGAN on CIFAR-10, counted in kwotsin/mimicry: 4,276,739 and 1,053,825",
+        ),
+        (
+            {"name": "gan", "design": "dcgan"},
+            "prior",
+            3.577e6 + 2.766e6,
+            "DCGAN with 64 features, pytorch.org's tutorial: 3,576,704 and 2,765,568",
+        ),
+        ({"name": "gan"}, "prior", 23.058e6 + 23.010e6, "Huang et al. 2024, table 1: R3GAN on FFHQ-256"),
         (
             {"name": "vae", "side": 256, "factor": 8, "depth": 4},
             "codec",

@@ -10,7 +10,7 @@ import torch
 from sfumato import recipes
 
 SIDE = {"pixel-ar": 8}
-PRIORS = ["ddpm", "edm", "rectified-flow", "pixel-ar", "ldm", "dit", "vq-ar", "cascade"]
+PRIORS = ["ddpm", "edm", "rectified-flow", "pixel-ar", "ldm", "dit", "vq-ar", "cascade", "gan", "latent-gan"]
 DRAW = """
 import sys, torch
 from sfumato import recipes
@@ -21,7 +21,7 @@ system = recipes.build(name, size="xs", side=side, classes=3).eval()
 with torch.no_grad():
     for p in system.parameters():
         p.add_(0.02 * torch.randn_like(p))  # zero-initialised exits would hide what the rest computes
-options = {} if name in ("pixel-ar", "vq-ar") else {"steps": 3}
+options = {} if name in ("pixel-ar", "vq-ar", "gan", "latent-gan") else {"steps": 3}
 labels = [seed % 3 for seed in seeds]
 x = system.sample(len(seeds), {"label": labels}, seeds=seeds, guidance=2.0, batch=2, **options)
 from safetensors.torch import save_file

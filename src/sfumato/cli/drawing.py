@@ -13,7 +13,8 @@ from sfumato.cli.runs import conditions, default_steps, open_run, read_pictures,
 from sfumato.core.errors import DataError, UsageError
 
 SAMPLES = 8  # drawn when neither a number nor a condition says how many
-OPTIONS = ("steps", "temperature", "top_k", "top_p", "solver")  # of priors; each knows which of them it has
+# of priors; each knows which of them it has
+OPTIONS = ("steps", "temperature", "top_k", "top_p", "solver", "truncation")
 
 
 def _run(parser: Parser) -> None:
@@ -36,6 +37,9 @@ def _sampler(parser: Parser) -> None:
     parser.add_argument("--top-k", type=int | None, default=None, help="draw among the k likeliest tokens only")
     parser.add_argument("--top-p", type=float | None, default=None, help="draw among the likeliest tokens that hold p")
     parser.add_argument("--solver", type=str | None, default=None, help="of a diffusion: ddim, heun, …")
+    parser.add_argument(
+        "--truncation", type=float | None, default=None, help="of a GAN's noise: 0.5–2, less is likelier, less varied"
+    )
     parser.add_argument("--batch", type=int, default=8, help="pictures at once; part of what a seed means")
 
 

@@ -161,9 +161,7 @@ class DCDiscriminator(nn.Module):
         shape = (4, 2, 1) if layouts[0] != (space.height, space.width) else (3, 1, 1)
         widths = [width * min(2**i, 8) for i in range(len(layouts))]
         self.layouts = layouts
-        self.convs = nn.ModuleList(
-            nn.Conv2d(a, b, *shape, bias=False) for a, b in pairwise([space.channels, *widths])
-        )
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, *shape, bias=False) for a, b in pairwise([space.channels, *widths]))
         self.norms = nn.ModuleList(nn.Identity() if spectral else group_norm(c) for c in widths[1:])
         self.head = Projection(widths[-1] * layouts[-1][0] * layouts[-1][1], vector, bias=False)
         for module in self.modules():

@@ -210,7 +210,7 @@ class Adversarial(Prior):
 
 
 def between(condition: Condition, null: Condition | None, scale: float) -> Condition:
-    """The condition at u + s (c − u) on the line through both; its own at s = 1 and the null's at s = 0, bit for bit."""
+    """The condition at u + s (c − u) on the line through both; at s = 1 and s = 0 they themselves, bit for bit."""
     if scale == 1:
         return condition
     if null is None:
@@ -255,7 +255,7 @@ class Gallery:
 
     def _small(self, z: Tensor) -> Tensor:
         if z.ndim == 4 and max(z.shape[2:]) > self.side:
-            z = nn.functional.adaptive_avg_pool2d(z, [min(n, self.side) for n in z.shape[2:]])
+            z = nn.functional.adaptive_avg_pool2d(z, (min(z.shape[2], self.side), min(z.shape[3], self.side)))
         return z.flatten(1).float()
 
     def figures(self) -> dict[str, float]:

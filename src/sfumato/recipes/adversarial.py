@@ -57,9 +57,7 @@ def game(design: Design, size: Size, space: Grid, doors: Doors, pictures: bool) 
         "vector": vector,
     }
     weight = 0.05 if size == "paper" else 0.3
-    return Adversarial(
-        space, Generator(space, **shape), Discriminator(space, **shape), r1=weight, r2=weight, every=4
-    )
+    return Adversarial(space, Generator(space, **shape), Discriminator(space, **shape), r1=weight, r2=weight, every=4)
 
 
 @add("gan", planner("adversarial"))
@@ -71,7 +69,7 @@ def gan(
     text: bool = False,
     design: Design = "modern",
 ) -> System:
-    """A generator draws pixels from noise, and a critic tells them from real ones (arXiv:1406.2661, arXiv:2501.05441)."""
+    """A generator draws pixels from noise; a critic tells them from real ones (arXiv:2501.05441, arXiv:1406.2661)."""
     space = Grid(channels, *[side_for(size, side, paper=PUBLISHED_SIDE[design])] * 2)
     conditioner, doors = given(size, classes, text)
     return System(Pixels(space), game(design, size, space, doors, pictures=True), conditioner)
