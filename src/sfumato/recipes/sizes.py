@@ -174,12 +174,8 @@ GAME: dict[Size, Game] = {
     "m": Game((96, 192, 384), 32, 2, 1),
     "paper": Game((96, 192, 384, 768), 256, 2, 1),  # R3GAN, arXiv:2501.05441: FFHQ-256, 23 M each; CIFAR-10 is its end
 }
-SNGAN: dict[Size, tuple[int, int]] = {
-    "xs": (16, 16),
-    "s": (32, 32),
-    "m": (256, 128),
-    "paper": (256, 128),
-}  # of CIFAR-10
+# of the generator and the critic; the last are those of CIFAR-10
+SNGAN: dict[Size, tuple[int, int]] = {"xs": (16, 16), "s": (32, 32), "m": (256, 128), "paper": (256, 128)}
 DCGAN: dict[Size, int] = {"xs": 16, "s": 32, "m": 64, "paper": 64}
 
 STEPS["adversarial"] = {
