@@ -6,9 +6,9 @@ saturating       critic the same                                generator −E l
 relativistic     critic E log(1 + e^−(D(x) − D(x̂)))             generator E log(1 + e^(D(x) − D(x̂)))  arXiv:1807.00734
 wasserstein      critic E D(x̂) − E D(x)                         generator −E D(x̂)              arXiv:1701.07875
 
-D(x) are logits. The best non-saturating critic is D* = log p_data − log p_G; its loss is
-log 4 − 2 JS(p_data, p_G), which is log 4 where the two are equal. The relativistic critic is paired: it compares each real picture with a made
-one, and so does its generator. The hinge has the ½ of taming-transformers, not BigGAN's sum.
+D(x) are logits. The best non-saturating critic is D* = log p_data − log p_G; its loss is log 4 − 2 JS(p_data, p_G),
+log 4 where the two are equal. The relativistic critic is paired: it compares each real picture with a made one, and
+so does its generator. The hinge has the ½ of taming-transformers, not BigGAN's sum.
 
 adaptive weight  λ = clamp(‖∂ L_rec / ∂ω‖ / (‖∂ L_adv / ∂ω‖ + 10⁻⁴), 0, ceiling), a number, ω the last layer
                  so that neither term outshouts the other where they meet; Esser et al. 2021, arXiv:2012.09841
