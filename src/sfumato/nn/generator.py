@@ -51,7 +51,9 @@ def unfolding(channels: int, out: int, patch: int) -> nn.Module:
 
 class Generator(nn.Module):
     """`widths` from fine to coarse, the last one for all that is coarser. With an even `patch` p the finest blocks work
-    on p×p pixels at once, which is what a CPU can afford. E c is as wide as the noise."""
+    on p×p pixels at once, which is what a CPU can afford. E c is as wide as the noise. `full`: A has an output for each
+    channel at each position of the coarsest grid, and there is no B; few channels, each with one pattern, are few
+    patterns."""
 
     def __init__(
         self,
@@ -64,6 +66,7 @@ class Generator(nn.Module):
         patch: int = 1,
         vector: int | None = None,
         bounded: bool = False,
+        full: bool = False,
     ):
         super().__init__()
         self.noise, self.vector, self.bounded = noise, vector, bounded
@@ -73,8 +76,9 @@ class Generator(nn.Module):
         ladder = laddered(widths, len(self.layouts))[::-1]
         self.embed = None if vector is None else drawn(nn.Linear(vector, noise, bias=False), 1.0)
         inputs = noise if vector is None else 2 * noise
-        self.basis = nn.Parameter(torch.randn(ladder[0], *self.layouts[0]))
-        self.enter = drawn(nn.Linear(inputs, ladder[0], bias=False), 1.0)
+        self.basis = None if full else nn.Parameter(torch.randn(ladder[0], *self.layouts[0]))
+        base = self.layouts[0][0] * self.layouts[0][1] if full else 1
+        self.enter = drawn(nn.Linear(inputs, ladder[0] * base, bias=False), 1.0)
         total = blocks * len(ladder)
         self.levels = nn.ModuleList(
             nn.Sequential(*[Inverted(width, group=group, blocks=total) for _ in range(blocks)]) for width in ladder
@@ -88,7 +92,8 @@ class Generator(nn.Module):
         check_doors("generator", condition, vector=self.vector)
         if self.embed is not None:
             w = torch.cat([w, self.embed(condition.vector)], 1)
-        h = self.enter(w)[:, :, None, None] * self.basis
+        h = self.enter(w)
+        h = h.unflatten(1, (-1, *self.layouts[0])) if self.basis is None else h[:, :, None, None] * self.basis
         for i, level in enumerate(self.levels):
             if i:
                 h = enlarged(self.between[i - 1](h), self.layouts[i], "bilinear")

@@ -11,6 +11,7 @@ no penalty, and forgets modes without one (docs/studies/gan_collapse.json).
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from sfumato.codecs.pixels import Pixels
@@ -25,6 +26,7 @@ from sfumato.systems import System
 
 Design = Literal["modern", "sngan", "dcgan"]
 PUBLISHED_SIDE = {"modern": 256, "sngan": 32, "dcgan": 64}
+PENALTY = {32: 0.05, 64: 2.0, 256: 150.0}  # by side: γ of R3GAN on CIFAR-10 and on FFHQ, at the start of its training
 
 
 def game(design: Design, size: Size, space: Grid, doors: Doors, pictures: bool) -> Adversarial:
@@ -56,8 +58,18 @@ def game(design: Design, size: Size, space: Grid, doors: Doors, pictures: bool) 
         "patch": patch,
         "vector": vector,
     }
-    weight = 0.05 if size == "paper" else 0.3
-    return Adversarial(space, Generator(space, **shape), Discriminator(space, **shape), r1=weight, r2=weight, every=4)
+    bounded = pictures and size != "paper"  # flat white and black are learned sooner; R3GAN has no tanh
+    weight = 1.0  # of R3GAN on stacked MNIST
+    if size == "paper":
+        weight = PENALTY[min(PENALTY, key=lambda side: abs(math.log(side / max(space.height, space.width))))]
+    return Adversarial(
+        space,
+        Generator(space, bounded=bounded, full=dims.full, **shape),
+        Discriminator(space, **shape),
+        r1=weight,
+        r2=weight,
+        every=1 if size == "paper" else 4,
+    )
 
 
 @add("gan", planner("adversarial"))

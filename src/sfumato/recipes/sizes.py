@@ -50,12 +50,14 @@ class Unet:
 @dataclass(frozen=True)
 class Game:
     """A generator and its critic, which mirrors it. `widths` from fine to coarse, the first at a side of `side`; finer
-    grids take the first, coarser ones the last. Each position of the finest grid is `patch` pixels a side."""
+    grids take the first, coarser ones the last. Each position of the finest grid is `patch` pixels a side. `full`: the
+    generator's first layer draws every position of the coarsest grid by itself, which narrow ones need."""
 
     widths: tuple[int, ...]
     side: int
     blocks: int
     patch: int
+    full: bool
 
     def ladder(self, side: int) -> tuple[int, ...]:
         """The widths of a grid of this side and of its halves."""
@@ -169,10 +171,12 @@ def planner(kind: str, codec: str = "codec"):
 
 
 GAME: dict[Size, Game] = {
-    "xs": Game((16, 32), 8, 1, 2),
-    "s": Game((32, 64, 128), 16, 1, 2),
-    "m": Game((96, 192, 384), 32, 2, 1),
-    "paper": Game((96, 192, 384, 768), 256, 2, 1),  # R3GAN, arXiv:2501.05441: FFHQ-256, 23 M each; CIFAR-10 is its end
+    "xs": Game((16, 32), 8, 1, 2, True),
+    "s": Game((16, 64, 128), 16, 2, 2, True),
+    "m": Game((96, 192, 384), 32, 2, 1, True),
+    "paper": Game(
+        (96, 192, 384, 768), 256, 2, 1, False
+    ),  # R3GAN, arXiv:2501.05441: FFHQ-256, 23 M each; CIFAR-10 is its end
 }
 # of the generator and the critic; the last are those of CIFAR-10
 SNGAN: dict[Size, tuple[int, int]] = {"xs": (16, 16), "s": (32, 32), "m": (256, 128), "paper": (256, 128)}
