@@ -11,7 +11,7 @@ from torch import nn
 from sfumato import losses
 from sfumato.core import published
 from sfumato.core.errors import WeightsError
-from sfumato.losses import ADVERSARIAL, TRUNKS, Perceptual, adaptive_weight, perceptual, r1
+from sfumato.losses import ADVERSARIAL, TRUNKS, Perceptual, adaptive_weight, one_centred, perceptual, r1
 
 LOGITS = torch.tensor([-2.0, -0.3, 0.4, 1.7], dtype=torch.float64)
 
@@ -30,12 +30,39 @@ def test_non_saturating_is_binary_cross_entropy():
     torch.testing.assert_close(pair.generator(LOGITS), bce(LOGITS, ones))
 
 
+def test_saturating_is_the_minimax_game():
+    """The generator minimises E log(1 − σ(D(x̂))), and the critic's loss is −V."""
+    pair, sigma = ADVERSARIAL["saturating"], LOGITS.sigmoid()
+    torch.testing.assert_close(pair.generator(LOGITS), (1 - sigma).log().mean())
+    torch.testing.assert_close(pair.critic(LOGITS, LOGITS), -(sigma.log().mean() + (1 - sigma).log().mean()))
+
+
+def test_relativistic_compares_pairs():
+    """Only differences count, each player's loss is the other's with real and made exchanged, and log 2 is a draw."""
+    pair = ADVERSARIAL["relativistic"]
+    assert pair.paired
+    torch.testing.assert_close(pair.critic(LOGITS + 5, LOGITS.flip(0) + 5), pair.critic(LOGITS, LOGITS.flip(0)))
+    torch.testing.assert_close(pair.critic(LOGITS, LOGITS.flip(0)), pair.generator(LOGITS, LOGITS.flip(0)))
+    assert float(pair.critic(LOGITS, LOGITS)) == pytest.approx(0.6931472)
+
+
+def test_wasserstein_is_a_difference_of_means():
+    pair = ADVERSARIAL["wasserstein"]
+    assert float(pair.critic(LOGITS + 3, LOGITS)) == pytest.approx(-3)
+    assert float(pair.generator(LOGITS)) == pytest.approx(0.05)
+
+
+def made_by(pair):
+    """The generator's loss as a function of the made pictures' logits; real ones, where it looks at them, are zero."""
+    return lambda fake: pair.generator(fake, *([torch.zeros_like(fake)] if pair.paired else []))
+
+
 @pytest.mark.parametrize("name", ADVERSARIAL)
 def test_adversarial_gradients(name):
     """E8; the logits lie off the hinge's corners at ±1."""
     pair = ADVERSARIAL[name]
     logits = LOGITS.clone().requires_grad_()
-    assert torch.autograd.gradcheck(pair.generator, logits)
+    assert torch.autograd.gradcheck(made_by(pair), logits)
     assert torch.autograd.gradcheck(lambda x: pair.critic(x, -x.flip(0)), logits)
 
 
@@ -44,7 +71,7 @@ def test_players_pull_in_opposite_directions(name):
     pair = ADVERSARIAL[name]
     fake = torch.zeros(3, requires_grad=True)
     (theirs,) = torch.autograd.grad(pair.critic(torch.zeros(3), fake), fake)
-    (ours,) = torch.autograd.grad(pair.generator(fake), fake)
+    (ours,) = torch.autograd.grad(made_by(pair)(fake), fake)
     assert (theirs > 0).all()
     assert (ours < 0).all()
 
@@ -73,6 +100,41 @@ def test_r1_of_a_linear_critic():
     penalty = r1(x @ a, x)
     torch.testing.assert_close(penalty, a.square().sum() / 2)
     torch.testing.assert_close(torch.autograd.grad(penalty, a)[0], a)
+
+
+def test_r1_of_a_quadratic_critic():
+    """D = ½ xᵀ A x with A symmetric: the penalty is ½ E‖A x‖², and its slope in A is E[A x xᵀ], made symmetric."""
+    a = torch.randn(5, 5, dtype=torch.float64)
+    a = (a + a.T).requires_grad_()
+    x = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
+    penalty = r1(torch.einsum("bi,ij,bj->b", x, a, x) / 2, x)
+    torch.testing.assert_close(penalty, (x @ a).square().sum(1).mean() / 2)
+    slope = (a @ x.T @ x) / 7
+    torch.testing.assert_close(torch.autograd.grad(penalty, a)[0], (slope + slope.T) / 2)
+
+
+@pytest.mark.parametrize("penalty", [r1, one_centred])
+def test_penalties_are_differentiated_again(penalty):
+    """E8: through a critic with a bend in it, with respect to its weights."""
+
+    def of(first, second):
+        x = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(3, 4).requires_grad_()
+        return penalty((x @ first).tanh() @ second, x)
+
+    generator = torch.Generator().manual_seed(4)
+    weights = [torch.randn(4, 5, generator=generator), torch.randn(5, generator=generator)]
+    assert torch.autograd.gradcheck(of, [w.double().requires_grad_() for w in weights])
+
+
+def test_one_centred_is_zero_at_slope_one_and_survives_slope_zero():
+    x = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
+    unit = nn.functional.normalize(torch.randn(6, dtype=torch.float64), dim=0).requires_grad_()
+    assert one_centred(x @ unit, x).item() == pytest.approx(0, abs=1e-12)
+    assert one_centred(3 * x @ unit, x).item() == pytest.approx(4)
+    flat = torch.zeros(6, dtype=torch.float64, requires_grad=True)
+    penalty = one_centred(x @ flat, x)
+    assert penalty.item() == pytest.approx(1, abs=1e-5)
+    assert torch.autograd.grad(penalty, flat)[0].isfinite().all()
 
 
 # ── perceptual distance: a stand-in file of the published shape, since the real one is an optional package ───────────

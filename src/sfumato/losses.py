@@ -2,10 +2,18 @@
 
 hinge            critic ½ E[(1 − D(x))₊ + (1 + D(x̂))₊]          generator −E D(x̂)              arXiv:1705.02894
 non-saturating   critic E[log(1 + e^−D(x)) + log(1 + e^D(x̂))]   generator E log(1 + e^−D(x̂))   arXiv:1406.2661
+saturating       critic the same                                generator −E log(1 + e^D(x̂))   the minimax game, ibid.
+relativistic     critic E log(1 + e^−(D(x) − D(x̂)))             generator E log(1 + e^(D(x) − D(x̂)))  arXiv:1807.00734
+wasserstein      critic E D(x̂) − E D(x)                         generator −E D(x̂)              arXiv:1701.07875
+
+D(x) are logits. The best non-saturating critic is D* = log p_data − log p_G; its loss is log 4 − 2 JS(p_data, p_G),
+log 4 where the two are equal. The relativistic critic is paired: it compares each real picture with a made one, and
+so does its generator. The hinge has the ½ of taming-transformers, not BigGAN's sum.
 
 adaptive weight  λ = clamp(‖∂ L_rec / ∂ω‖ / (‖∂ L_adv / ∂ω‖ + 10⁻⁴), 0, ceiling), a number, ω the last layer
                  so that neither term outshouts the other where they meet; Esser et al. 2021, arXiv:2012.09841
-r1               ½ E‖∂D(x)/∂x‖²; Mescheder et al. 2018, arXiv:1801.04406
+r1               ½ E‖∂D(x)/∂x‖²; Mescheder et al. 2018, arXiv:1801.04406; at made pictures it is called R2
+one-centred      E(‖∂D(x)/∂x‖ − 1)², at points between real and made ones; WGAN-GP, arXiv:1704.00028
 
 perceptual       d(x, y) = Σ_l mean over positions of Σ_c w_lc (f̂_lc(x) − f̂_lc(y))², f̂ a layer's features, each
                  position's vector of unit length; LPIPS, arXiv:1801.03924. The weights are the shift-tolerant ones,
@@ -37,7 +45,8 @@ class Adversarial:
     """What each player minimises; arguments are the critic's logits of any shape, results are scalars."""
 
     critic: Callable[[Tensor, Tensor], Tensor]  # (of real pictures, of made ones)
-    generator: Callable[[Tensor], Tensor]
+    generator: Callable[..., Tensor]  # (of made pictures), and of real ones after them where `paired`
+    paired: bool = False
 
 
 ADVERSARIAL: Registry[Adversarial] = Registry("adversarial loss")
@@ -54,6 +63,22 @@ ADVERSARIAL.add("non-saturating")(
         generator=lambda fake: F.softplus(-fake).mean(),
     )
 )
+ADVERSARIAL.add("saturating")(
+    Adversarial(
+        critic=lambda real, fake: F.softplus(-real).mean() + F.softplus(fake).mean(),
+        generator=lambda fake: -F.softplus(fake).mean(),
+    )
+)
+ADVERSARIAL.add("relativistic")(
+    Adversarial(
+        critic=lambda real, fake: F.softplus(fake - real).mean(),
+        generator=lambda fake, real: F.softplus(real - fake).mean(),
+        paired=True,
+    )
+)
+ADVERSARIAL.add("wasserstein")(
+    Adversarial(critic=lambda real, fake: fake.mean() - real.mean(), generator=lambda fake: -fake.mean())
+)
 
 
 def adaptive_weight(rec: Tensor, adv: Tensor, last: Tensor, ceiling: float = 1e4) -> Tensor:
@@ -63,10 +88,21 @@ def adaptive_weight(rec: Tensor, adv: Tensor, last: Tensor, ceiling: float = 1e4
     return (of_rec.norm() / (of_adv.norm() + 1e-4)).clamp(0, ceiling).detach()
 
 
-def r1(logits: Tensor, x: Tensor) -> Tensor:
-    """½ E‖∂D(x)/∂x‖², differentiable; x must require a gradient and logits (B, …) come from it row by row."""
+def _slope(logits: Tensor, x: Tensor) -> Tensor:
+    """‖∂D(x)/∂x‖² (B,), differentiable; x must require a gradient and logits (B, …) come from it row by row."""
     (slope,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
-    return per_image(slope.square()).mean() / 2
+    return per_image(slope.square())
+
+
+def r1(logits: Tensor, x: Tensor) -> Tensor:
+    """½ E‖∂D(x)/∂x‖² over the rows of x (B, …), which must require a gradient."""
+    return _slope(logits, x).mean() / 2
+
+
+def one_centred(logits: Tensor, x: Tensor) -> Tensor:
+    """E(‖∂D(x)/∂x‖ − 1)² over the rows of x (B, …), which must require a gradient."""
+    # the root's own slope is infinite at 0, where a new critic's may be
+    return ((_slope(logits, x) + 1e-12).sqrt() - 1).square().mean()
 
 
 # ── perceptual distance ──────────────────────────────────────────────────────────────────────────────────────────────

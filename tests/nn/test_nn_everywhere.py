@@ -7,6 +7,8 @@ from sfumato.core.condition import Condition
 from sfumato.core.space import Grid, Sequence, Tokens
 from sfumato.nn import CausalNet, Critic, Decoder, DiT, Encoder, Ladder, MaskedNet, PatchNet, TokenNet, UNet, VectorNet
 from sfumato.nn.coupling import CouplingNet, SplitNet, TopNet
+from sfumato.nn.discriminator import DCDiscriminator, Discriminator, SNDiscriminator
+from sfumato.nn.generator import DCGenerator, Generator, SNGenerator
 from sfumato.nn.ladder import Level, resolutions
 
 B = 2
@@ -84,6 +86,24 @@ NETS = {
     "ladder-narrow": (lambda: Climb("bottleneck"), lambda: (images(6), condition())),
     "critic": (lambda: Critic(3, width=16, layers=1), lambda: (images(16),)),
     "critic-spectral": (lambda: Critic(3, width=16, layers=1, norm="spectral"), lambda: (images(16),)),
+    "generator": (
+        lambda: Generator(Grid(3, 8, 8), noise=8, widths=(16, 32), blocks=1, vector=5),
+        lambda: (torch.randn(B, 8), condition()),
+    ),
+    "generator-sn": (
+        lambda: SNGenerator(Grid(3, 8, 8), noise=8, width=16, vector=5),
+        lambda: (torch.randn(B, 8), condition()),
+    ),
+    "generator-dc": (
+        lambda: DCGenerator(Grid(3, 8, 8), noise=8, width=16, vector=5),
+        lambda: (torch.randn(B, 8), condition()),
+    ),
+    "discriminator": (
+        lambda: Discriminator(Grid(3, 8, 8), widths=(16, 32), blocks=1, vector=5),
+        lambda: (images(), condition()),
+    ),
+    "discriminator-sn": (lambda: SNDiscriminator(Grid(3, 8, 8), width=16, vector=5), lambda: (images(), condition())),
+    "discriminator-dc": (lambda: DCDiscriminator(Grid(3, 8, 8), width=16, vector=5), lambda: (images(), condition())),
 }
 
 

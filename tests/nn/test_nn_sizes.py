@@ -6,6 +6,8 @@ import torch
 
 from sfumato.core.space import Grid, Tokens
 from sfumato.nn import CausalNet, Critic, Decoder, DiT, Encoder, PatchNet, UNet
+from sfumato.nn.discriminator import DCDiscriminator, Discriminator, SNDiscriminator
+from sfumato.nn.generator import DCGenerator, Generator, SNGenerator
 from sfumato.recipes.given import Doors
 from sfumato.recipes.networks import ladder
 from sfumato.recipes.sizes import VDVAE_PUBLISHED
@@ -86,6 +88,16 @@ PUBLISHED = {
     "vdvae-cifar10": (39, lambda: vdvae("cifar10", 32)),
     "vdvae-imagenet32": (119, lambda: vdvae("imagenet32", 32)),
     "vdvae-imagenet64": (125, lambda: vdvae("imagenet64", 64)),
+    # github.com/kwotsin/mimicry, SNGANGenerator32 and SNGANDiscriminator32 counted; the layers are the
+    # authors' (github.com/pfnet-research/sngan_projection): 128 → 4·4·256, three blocks of 256; four blocks of 128
+    "sngan-32-generator": (4.276739, lambda: [SNGenerator(Grid(3, 32, 32))]),
+    "sngan-32-critic": (1.053825, lambda: [SNDiscriminator(Grid(3, 32, 32))]),
+    # pytorch.org's DCGAN tutorial (ngf = ndf = 64, nz = 100): 3,576,704 and 2,765,568, summed from its layers
+    "dcgan-64-generator": (3.576704, lambda: [DCGenerator(Grid(3, 64, 64))]),
+    "dcgan-64-critic": (2.765568, lambda: [DCDiscriminator(Grid(3, 64, 64))]),
+    # arXiv:2501.05441, table 1, last row: FFHQ-256, G 23.058 M, D 23.010 M
+    "r3gan-256-generator": (23.058, lambda: [Generator(Grid(3, 256, 256), widths=(96, 192, 384, 768))]),
+    "r3gan-256-critic": (23.010, lambda: [Discriminator(Grid(3, 256, 256), widths=(96, 192, 384, 768))]),
     # GPT-2 small: 124M with the head tied (openai/gpt-2, model card)
     "gpt2": (124, lambda: [CausalNet(Tokens(1024, 50257), 50257, width=768, depth=12, heads=12, tied=True)]),
 }
@@ -123,6 +135,14 @@ THEIRS = {
         num_vq_embeddings=1024,
     ),
 }
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if name.split("-")[0] in ("sngan", "dcgan", "r3gan")])
+def test_games_have_the_published_size_to_the_last_number(name):
+    """As many digits as are published."""
+    millions, build = PUBLISHED[name]
+    count = sum(p.numel() for part in build() for p in part.parameters()) / 1e6
+    assert round(count, len(str(millions).split(".")[1])) == millions
 
 
 @pytest.mark.parametrize("name", THEIRS)

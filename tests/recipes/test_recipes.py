@@ -19,6 +19,7 @@ CODECS = ["ae", "dae", "vae", "vqvae", "dvae", "fsq", "vqgan"]
 PRIORS = ["ddpm", "edm", "rectified-flow", "pixel-ar", "ldm", "dit", "vq-ar", "cascade", "vdm"]
 PRIORS += ["gud-pixel", "gud-pca", "gud-fourier", "gud-wavelet", "gud-columns", "gud-wavelet-columns", "gud-latent"]
 PRIORS += ["vdvae", "deep-vae", "glow", "latent-glow", "maskgit", "mar"]
+PRIORS += ["gan", "latent-gan"]
 
 
 @pytest.fixture(autouse=True)
@@ -158,6 +159,19 @@ def count(part):
             44.6e6,
             "openai/glow, all variables of K=32, L=3, width 512 on CIFAR-10 (arXiv:1807.03039, table 4), 44,603,604",
         ),
+        (
+            {"name": "gan", "design": "sngan"},
+            "prior",
+            4.277e6 + 1.054e6,
+            "SNGAN on CIFAR-10, counted in kwotsin/mimicry: 4,276,739 and 1,053,825",
+        ),
+        (
+            {"name": "gan", "design": "dcgan"},
+            "prior",
+            3.577e6 + 2.766e6,
+            "DCGAN with 64 features, pytorch.org's tutorial: 3,576,704 and 2,765,568",
+        ),
+        ({"name": "gan"}, "prior", 23.058e6 + 23.010e6, "Huang et al. 2024, table 1: R3GAN on FFHQ-256"),
         (
             {"name": "vae", "side": 256, "factor": 8, "depth": 4},
             "codec",

@@ -16,7 +16,7 @@ SAMPLES = 8  # drawn when neither a number nor a condition says how many
 # Of priors; each knows which of them it has
 OPTIONS = (
     *("steps", "temperature", "top_k", "top_p", "solver", "softness", "stop"),
-    *("order", "choice_temperature", "ramp", "head_steps"),
+    *("order", "choice_temperature", "ramp", "head_steps", "truncation"),
 )
 
 
@@ -50,6 +50,9 @@ def _sampler(parser: Parser) -> None:
     )
     parser.add_argument("--ramp", type=str | None, default=None, help="linear: guidance grows step by step")
     parser.add_argument("--head-steps", type=int | None, default=None, help="of the small diffusion at each position")
+    parser.add_argument(
+        "--truncation", type=float | None, default=None, help="of a GAN's noise: 0.5–2, less is likelier, less varied"
+    )
     parser.add_argument("--batch", type=int, default=8, help="pictures at once; part of what a seed means")
 
 

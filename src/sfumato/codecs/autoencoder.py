@@ -223,7 +223,8 @@ class AutoEncoder(Codec):
             rec = rec + terms["perceptual"]
         # λ needs a gradient, so a validation loss has no adversarial term
         if self.critic is not None and self._phase() == 2 and torch.is_grad_enabled():
-            adv = self.adversarial.generator(self.critic(made))
+            real = [self.critic(x)] if self.adversarial.paired else []
+            adv = self.adversarial.generator(self.critic(made), *real)
             weight = adaptive_weight(rec, adv, self._last(self.decoder), self.ceiling)
             self._meter.add(adaptive_weight=weight)
             terms["adversarial"] = self.adversarial_weight * weight * adv

@@ -5,10 +5,17 @@
 
 φ is SiLU, n a group normalisation, S the identity or a 1×1 convolution, W₂ zero at the start, so that a new block is S.
 Sources: arXiv:2006.11239 (DDPM), arXiv:2105.05233 (ADM, the scale), arXiv:2012.09841 (taming, the asymmetric padding).
+
+    inverted block    y = x + W₃ · φ(W₂ ∗ φ(W₁ x))          φ(h) = leaky(h + b)
+
+W₁ widens a position by `expansion`, W₂ is a 3×3 convolution within groups of channels, W₃ narrows it again and is zero
+at the start. There is no normalisation: with gain g for φ and L blocks in a row, Var W = g² L^(−1/2) / inputs keeps the
+variance of a sum of L blocks near that of x (fix-up, arXiv:1901.09321, as in arXiv:2501.05441).
 """
 
 from __future__ import annotations
 
+import math
 from typing import Literal, TypeVar
 
 import torch.nn.functional as F
@@ -18,6 +25,9 @@ from sfumato.core.errors import Misfit
 
 M = TypeVar("M", bound=nn.Module)
 Padding = Literal["both", "right"]
+Layout = tuple[int, int]
+LEAK = 0.2  # of leaky units, DCGAN's (arXiv:1511.06434)
+LEAKY_GAIN = math.sqrt(2 / (1 + LEAK**2))  # He et al. 2015, arXiv:1502.01852
 
 
 def zero(module: M) -> M:
@@ -111,3 +121,41 @@ class Up(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def halved(layout: Layout, most: int) -> list[Layout]:
+    """Layouts from fine to coarse, each half of the one before (rounded up), until neither side is above `most`.
+
+    An odd side of 7 or less is left as it is: 28 → 14 → 7 doubles back exactly, 4 → 7 would not."""
+    found = [layout]
+    while max(layout) > most and not (max(layout) <= 7 and any(n % 2 for n in layout)):
+        layout = (-(-layout[0] // 2), -(-layout[1] // 2))
+        found.append(layout)
+    return found
+
+
+def drawn(module: M, gain: float) -> M:
+    """A linear map or convolution with weights N(0, gain² / inputs) and no bias (He et al. 2015, arXiv:1502.01852)."""
+    weight, bias = module.weight, module.bias
+    nn.init.normal_(weight, std=gain / math.sqrt(weight[0].numel()))  # type: ignore[arg-type, index]
+    if bias is not None:
+        nn.init.zeros_(bias)  # type: ignore[arg-type]
+    return module
+
+
+class Inverted(nn.Module):
+    """(B, C, H, W) → the same. `group` channels see each other in the 3×3 convolution; `blocks` L are in a row."""
+
+    def __init__(self, channels: int, *, expansion: int = 2, group: int = 16, blocks: int = 1):
+        super().__init__()
+        inner = channels * expansion
+        if inner % group:
+            raise Misfit(f"{inner} channels do not split into groups of {group}. Choose another width or group.")
+        gain = LEAKY_GAIN * blocks**-0.25
+        self.widen = drawn(nn.Conv2d(channels, inner, 1), gain)
+        self.mix = drawn(nn.Conv2d(inner, inner, 3, padding=1, groups=inner // group), gain)
+        self.narrow = zero(nn.Conv2d(inner, channels, 1, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.leaky_relu(self.mix(F.leaky_relu(self.widen(x), LEAK)), LEAK)
+        return x + self.narrow(h)

@@ -150,6 +150,19 @@ def vq_ar(
     return over("autoregressive", codec, size, side, channels, classes, text, "vq-ar", only=(Tokens,))
 
 
+@add("latent-gan", planner("adversarial"))
+def latent_gan(
+    size: Size = "s",
+    side: int | None = None,
+    channels: int = 3,
+    classes: int = 0,
+    text: bool = False,
+    codec: str = "dae",
+) -> System:
+    """An autoencoder makes pictures small, a generator draws there in one pass (arXiv:2501.05441, arXiv:2112.10752)."""
+    return over("gan", codec, size, side, channels, classes, text)
+
+
 def composed(name: str) -> Recipe | None:
     """CODEC+PRIOR as a recipe, for the pairs that have no name of their own; None where one of the two is not known."""
     codec_name, plus, prior = name.partition("+")

@@ -18,6 +18,7 @@ from sfumato.priors.diffusion import Diffusion, Rectified, cosine, scaled_linear
 from sfumato.priors.flow import Flow
 from sfumato.priors.hierarchical import Hierarchical
 from sfumato.priors.masked import Masked
+from sfumato.recipes.adversarial import game
 from sfumato.recipes.given import Doors
 from sfumato.recipes.networks import causal, glow, ladder, masked, unet, vector_net
 from sfumato.recipes.networks import dit as dit_net
@@ -127,9 +128,15 @@ def _flow(space: Space, size: Size, doors: Doors) -> Prior:
     return Flow(space, glow(GLOW[size], space, doors))
 
 
+def _gan(space: Space, size: Size, doors: Doors) -> Prior:
+    assert isinstance(space, Grid)
+    return game("modern", size, space, doors, pictures=False)
+
+
 PRIORS.add("diffusion")(Choice(_unet_diffusion, (Grid,), "diffusion", attended=True))
 PRIORS.add("dit")(Choice(_dit_diffusion, (Grid,), "diffusion"))
 PRIORS.add("hierarchical")(Choice(_hierarchical, (Grid,), "hierarchical", values=_hierarchical_values))
 PRIORS.add("flow")(Choice(_flow, (Grid,), "flow"))
 PRIORS.add("autoregressive")(Choice(_autoregressive, (Tokens, Grid), "autoregressive"))
 PRIORS.add("masked")(Choice(_masked, (Tokens, Grid), "masked"))
+PRIORS.add("gan")(Choice(_gan, (Grid,), "adversarial"))

@@ -8,6 +8,7 @@ A "paper" row names its source; the others were chosen so that a step costs what
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -52,6 +53,24 @@ class Unet:
     attention: tuple[bool, ...]  # per level, from fine to coarse
     head: int | None = None
     dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class Game:
+    """A generator and its critic, which mirrors it. `widths` from fine to coarse, the first at a side of `side`; finer
+    grids take the first, coarser ones the last. Each position of the finest grid is `patch` pixels a side. `full`: the
+    generator's first layer draws every position of the coarsest grid by itself, which narrow ones need."""
+
+    widths: tuple[int, ...]
+    side: int
+    blocks: int
+    patch: int
+    full: bool
+
+    def ladder(self, side: int) -> tuple[int, ...]:
+        """The widths of a grid of this side and of its halves."""
+        finer = round(math.log2(side / self.side))
+        return (self.widths[0],) * finer + self.widths if finer > 0 else self.widths[-finer:] or self.widths[-1:]
 
 
 PYRAMID: dict[Size, Pyramid] = {
@@ -269,4 +288,24 @@ STEPS["hierarchical"] = {
     "paper": Plan(
         steps=800_000, batch=128, rate=3e-4, betas=(0.9, 0.9), ema=0.9999, warmup=100 / 800_000, floor=1, clip=200
     ),
+}
+
+GAME: dict[Size, Game] = {
+    "xs": Game((16, 32), 8, 1, 2, True),
+    "s": Game((16, 64, 128), 16, 2, 2, True),
+    "m": Game((96, 192, 384), 32, 2, 1, True),
+    "paper": Game(
+        (96, 192, 384, 768), 256, 2, 1, False
+    ),  # R3GAN, arXiv:2501.05441: FFHQ-256, 23 M each; CIFAR-10 is its end
+}
+# of the generator and the critic; the last are those of CIFAR-10
+SNGAN: dict[Size, tuple[int, int]] = {"xs": (16, 16), "s": (32, 32), "m": (256, 128), "paper": (256, 128)}
+DCGAN: dict[Size, int] = {"xs": 16, "s": 32, "m": 64, "paper": 64}
+
+STEPS["adversarial"] = {
+    "xs": Plan(steps=300, batch=16, rate=1e-3, betas=(0.0, 0.99), ema=0.98, clip=0.0),
+    "s": Plan(steps=12_000, batch=32, rate=5e-4, betas=(0.0, 0.99), ema=0.999, clip=0.0, floor=0.1),
+    "m": Plan(steps=100_000, batch=64, rate=2e-4, betas=(0.0, 0.99), ema=0.9995, clip=0.0, floor=0.25),
+    # R3GAN on CIFAR-10: 2e-4 down to 5e-5, batch 512
+    "paper": Plan(steps=200_000, batch=256, rate=2e-4, betas=(0.0, 0.99), ema=0.9999, clip=0.0, warmup=0.0, floor=0.25),
 }
