@@ -145,6 +145,11 @@ class Codec(nn.Module, ABC):
         raise Misfit(f"A picture to be enlarged has {shapes} values here, not {' × '.join(map(str, small.shape[1:]))}.")
 
     @property
+    def of_values(self) -> bool:
+        """Whether the latents are 8-bit values on a grid, of which a prior must say probabilities and no density."""
+        return isinstance(self.space, Grid) and self.discrete and self.kind == "exact"
+
+    @property
     def stage(self) -> Codec:
         """What of it learns in the stage "codec"."""
         return self
@@ -182,6 +187,7 @@ class Prior(nn.Module, ABC):
     spaces: tuple[type, ...]
     space: Space
     kind: Kind | None = None
+    discrete: bool = False  # whether log_prob is of 8-bit values on a grid, not a density
     hears_all: bool = False  # whether `loss` wants, beside the condition of which rows were dropped, its `full`
 
     @abstractmethod

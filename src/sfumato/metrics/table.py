@@ -259,7 +259,8 @@ def applicable(system: Any, source: Any = None) -> list[str]:
         names += ["rfd", "psnr", "ssim"]
     if isinstance(getattr(codec, "space", None), Tokens) and getattr(codec, "learned", False):
         names += ["perplexity", "usage"]
-    if prior is not None and getattr(prior, "kind", None) and getattr(codec, "kind", None):
+    likely = prior is not None and getattr(prior, "kind", None) and getattr(codec, "kind", None)
+    if likely and getattr(system, "has_log_prob", True):
         names.append("bits")
     if prior is not None and "text" in condition_keys(system):
         judged = {"scenes": "scenes", "emoji": "retrieval"}

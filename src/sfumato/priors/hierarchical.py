@@ -151,6 +151,7 @@ class Hierarchical(Prior):
     ):
         super().__init__()
         self.space, self.likelihood, self.read = space, likelihood, PARAMETRISATIONS[parametrisation]
+        self.discrete = likelihood.discrete
         self.net = cast(Any, net)  # a Ladder, and a module
         self.sigma, self.spectral, self.reach = sigma, spectral, reach
         self.draw, self.importance = draw, importance

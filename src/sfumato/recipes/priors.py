@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from sfumato.core.contracts import Codec, Prior
 from sfumato.core.errors import Misfit
@@ -50,8 +51,7 @@ def prior_over(
     choice = PRIORS[name]
     spaces = choice.spaces if only is None else only
     if isinstance(codec.space, spaces):
-        of_values = isinstance(codec.space, Grid) and codec.discrete and codec.kind == "exact"
-        made = choice.values if of_values and choice.values is not None else choice.build
+        made = choice.values if codec.of_values and choice.values is not None else choice.build
         return made(codec.space, size, doors)
     accepted = " or ".join(kind.__name__ for kind in spaces)
     fitting = ", ".join(other for other, c in PRIORS.items() if isinstance(codec.space, c.spaces))
@@ -62,18 +62,18 @@ def prior_over(
     )
 
 
-def _unet_diffusion(space: Space, size: Size, doors: Doors) -> Prior:
+def _unet_diffusion(space: Space, size: Size, doors: Doors, eight_bit: bool = False) -> Prior:
     assert isinstance(space, Grid)
     net = unet(LATENT_UNET[size], space.channels, space.channels, doors)
-    return Diffusion(space, net, path=scaled_linear(), target="v", levels=1000, steps=25)
+    return Diffusion(space, net, path=scaled_linear(), target="v", levels=1000, steps=25, eight_bit=eight_bit)
 
 
-def _dit_diffusion(space: Space, size: Size, doors: Doors) -> Prior:
+def _dit_diffusion(space: Space, size: Size, doors: Doors, eight_bit: bool = False) -> Prior:
     assert isinstance(space, Grid)
     patch = 2 if size in ("m", "paper") and space.height % 2 == space.width % 2 == 0 else 1
     net = dit_net(DIT[size], space, space.channels, doors, patch)
     path = Rectified(logit_normal=(0.0, 1.0))
-    return Diffusion(space, net, path=path, target="velocity", steps=25, solver="heun")
+    return Diffusion(space, net, path=path, target="velocity", steps=25, solver="heun", eight_bit=eight_bit)
 
 
 def _autoregressive(space: Space, size: Size, doors: Doors) -> Prior:
@@ -133,8 +133,9 @@ def _gan(space: Space, size: Size, doors: Doors) -> Prior:
     return game("modern", size, space, doors, pictures=False)
 
 
-PRIORS.add("diffusion")(Choice(_unet_diffusion, (Grid,), "diffusion", attended=True))
-PRIORS.add("dit")(Choice(_dit_diffusion, (Grid,), "diffusion"))
+_unet_values, _dit_values = (partial(build, eight_bit=True) for build in (_unet_diffusion, _dit_diffusion))
+PRIORS.add("diffusion")(Choice(_unet_diffusion, (Grid,), "diffusion", attended=True, values=_unet_values))
+PRIORS.add("dit")(Choice(_dit_diffusion, (Grid,), "diffusion", values=_dit_values))
 PRIORS.add("hierarchical")(Choice(_hierarchical, (Grid,), "hierarchical", values=_hierarchical_values))
 PRIORS.add("flow")(Choice(_flow, (Grid,), "flow"))
 PRIORS.add("autoregressive")(Choice(_autoregressive, (Tokens, Grid), "autoregressive"))

@@ -184,6 +184,14 @@ class System(nn.Module):
     def log_prob_kind(self) -> Kind:
         return "exact" if self.codec.kind == "exact" and self._prior().kind == "exact" else "bound"
 
+    @property
+    def has_log_prob(self) -> bool:
+        """Whether codec and prior have likelihoods, and of the same thing."""
+        prior = self.prior
+        if prior is None or prior.kind is None or self.codec.kind is None:
+            return False
+        return prior.discrete or not self.codec.of_values
+
     @torch.no_grad()
     def log_prob(
         self,
@@ -196,6 +204,11 @@ class System(nn.Module):
         """(n,) nats: of 8-bit values where codec.discrete, else a density on [−1, 1]. See log_prob_kind. Options are
         the prior's own, such as a diffusion's `estimate`."""
         prior, n = self._prior(), len(images)
+        if self.codec.of_values and not prior.discrete:
+            raise Misfit(
+                f"The latents are 8-bit values, and {type(prior).__name__} has a density, which is no probability of "
+                "them. Take the codec `dequantised`, whose likelihood bounds that of the values."
+            )
         seeds, given = self._seeds(n, seeds), _rows(given, n) if self.conditioner is not None else {}
         nats = []
         for start in range(0, n, batch):

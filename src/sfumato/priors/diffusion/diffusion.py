@@ -86,7 +86,7 @@ class Diffusion(Prior):
         self.space, self.net, self.path, self.target, self.weighting = space, net, path, target, weighting
         self.levels, self.learned_variance, self.clamp = levels, learned_variance, clamp
         self.steps, self.solver, self.grid = steps, solver, grid
-        self.estimate, self.points, self.eight_bit = estimate, points, eight_bit
+        self.estimate, self.points, self.eight_bit, self.discrete = estimate, points, eight_bit, eight_bit
         self.kind: Kind | None = "exact" if estimate in ("flow", "adaptive") else "bound"
         self.importance = Importance(importance) if importance else None
         self._refuse_misfits()
