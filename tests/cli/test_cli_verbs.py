@@ -158,7 +158,14 @@ def test_an_orderly_stop_exits_143(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("topic", "known"), [("recipes", {"ddpm", "vqgan", "ldm"}), ("data", {"emoji"}), ("metrics", {"fd", "bits"})]
+    ("topic", "known"),
+    [
+        ("recipes", {"ddpm", "vqgan", "ldm"}),
+        ("codecs", {"vqgan", "dequantised"}),
+        ("priors", {"flow", "masked"}),
+        ("data", {"emoji"}),
+        ("metrics", {"fd", "bits"}),
+    ],
 )
 def test_list(topic, known, capsys):
     code, out, _ = here(capsys, "list", topic, "--json")

@@ -277,7 +277,7 @@ def test_a_pair_without_a_name_of_its_own_is_a_recipe():
     assert recipes.build("pixels+diffusion", size="xs").codec.space == recipes.build("ddpm", size="xs").codec.space
     with pytest.raises(Misfit, match=r"--codec dae, vae"):
         recipes.build("vqvae+dit", size="xs")
-    with pytest.raises(UnknownName, match=r"No recipe is called 'vae\+dti'"):
+    with pytest.raises(UnknownName, match=r"No prior is called 'dti'. Did you mean 'dit'"):
         recipes.build("vae+dti")
     assert "vae+dit" in recipes.RECIPES
     assert "vae+dti" not in recipes.RECIPES

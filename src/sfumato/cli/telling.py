@@ -13,7 +13,7 @@ from sfumato.cli.parser import Parser, Verb, Words, recipe_named
 from sfumato.cli.runs import open_run, record
 from sfumato.core.errors import SfumatoError, UnknownName, UsageError
 
-TOPICS = ("recipes", "data", "metrics")
+TOPICS = ("recipes", "codecs", "priors", "data", "metrics")
 ABOUT_DATA = ("name", "images", "captions", "side", "channels", "fingerprint")
 JUDGE_STEPS = 300  # of training the classifier behind the score "accuracy"; half a minute on a CPU
 SHOWN = 20  # skipped files that are named on a terminal; --json names all
@@ -22,7 +22,7 @@ SHOWN = 20  # skipped files that are named on a terminal; --json names all
 
 
 def _list_options(parser: Parser, words: Words) -> None:
-    parser.add_argument("topic", type=str, help="recipes, data or metrics")
+    parser.add_argument("topic", type=str, help="recipes, codecs, priors, data or metrics")
     parser.add_json()
 
 
@@ -39,6 +39,15 @@ def list_(args: Namespace) -> None:
             {"name": name, "summary": recipe.summary, "source": recipe.source, "dials": list(recipe.dials)}
             for name, recipe in RECIPES.items()
         ]
+    elif args.topic == "codecs":
+        from sfumato.recipes import RECIPES, latents
+
+        rows = [{"name": n, "summary": RECIPES[n].summary, "source": RECIPES[n].source} for n in latents.LEARNED]
+        rows += [{"name": n, "summary": about, "source": ""} for n, about in latents.READINGS.items()]
+    elif args.topic == "priors":
+        from sfumato.recipes.priors import PRIORS
+
+        rows = [{"name": name, "summary": c.summary, "source": c.source} for name, c in PRIORS.items()]
     elif args.topic == "metrics":
         from sfumato.metrics import METRICS
 

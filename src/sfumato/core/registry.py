@@ -45,7 +45,12 @@ class Registry(Generic[T]):
         return found
 
     def __contains__(self, name: object) -> bool:
-        return name in self._things or (isinstance(name, str) and self.otherwise(name) is not None)
+        if name in self._things or not isinstance(name, str):
+            return name in self._things
+        try:
+            return self.otherwise(name) is not None
+        except UnknownName:
+            return False
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._things)

@@ -23,6 +23,12 @@ from sfumato.systems import System
 
 LEARNED = ("ae", "dae", "vae", "vqvae", "dvae", "fsq", "vqgan")
 PIXELS: dict[str, Mode] = {"pixels": "raw", "values": "values", "dequantised": "dequantised", "tokens": "tokens"}
+READINGS = {  # of pixels, as `sfumato list codecs` tells them
+    "pixels": "pixels as numbers in [−1, 1]",
+    "values": "pixels as 8-bit values on a grid, of which some priors say probabilities",
+    "dequantised": "pixels with a little noise, so that 8-bit values have a density",
+    "tokens": "each channel of each pixel as one of 256 tokens, in a row",
+}
 
 # How a codec serves a second stage when only its name is given: 32 × 32 pixels become 8 × 8 positions, except where a
 # published model says otherwise.
@@ -164,10 +170,11 @@ def latent_gan(
 
 
 def composed(name: str) -> Recipe | None:
-    """CODEC+PRIOR as a recipe, for the pairs that have no name of their own; None where one of the two is not known."""
+    """CODEC+PRIOR as a recipe, for the pairs that have no name of their own; None where there is no such codec."""
     codec_name, plus, prior = name.partition("+")
-    if not (plus and prior in PRIORS and (codec_name in PIXELS or codec_name in LEARNED)):
+    if not plus or codec_name not in (*PIXELS, *LEARNED):
         return None
+    PRIORS[prior]  # raises with the nearest
 
     def pair(
         size: Size = "s",

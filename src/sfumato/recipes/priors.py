@@ -5,6 +5,7 @@ A `Choice` builds one prior for a space, at a size, for a condition's open doors
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +39,16 @@ class Choice:
     attended: bool = False
     values: Callable[[Space, Size, Doors], Prior] | None = None
 
+    @property
+    def summary(self) -> str:
+        """The first sentence of what the builder says of itself, and of what it models."""
+        kinds = " or ".join(kind.__name__ for kind in self.spaces)
+        return f"{(inspect.getdoc(self.build) or '').split(' (arXiv')[0]} [{kinds}]"
+
+    @property
+    def source(self) -> str:
+        return (inspect.getdoc(self.build) or "").rpartition("(")[2].rstrip(").")
+
 
 PRIORS: Registry[Choice] = Registry("prior")
 YIELD = {Grid: "dae, vae", Tokens: "vqvae, dvae, fsq, vqgan"}  # the codecs that are usual for a kind of latent
@@ -63,12 +74,14 @@ def prior_over(
 
 
 def _unet_diffusion(space: Space, size: Size, doors: Doors, eight_bit: bool = False) -> Prior:
+    """A U-Net that takes noise away, level by level (arXiv:2112.10752)."""
     assert isinstance(space, Grid)
     net = unet(LATENT_UNET[size], space.channels, space.channels, doors)
     return Diffusion(space, net, path=scaled_linear(), target="v", levels=1000, steps=25, eight_bit=eight_bit)
 
 
 def _dit_diffusion(space: Space, size: Size, doors: Doors, eight_bit: bool = False) -> Prior:
+    """A transformer that takes noise away, on straight paths (arXiv:2212.09748)."""
     assert isinstance(space, Grid)
     patch = 2 if size in ("m", "paper") and space.height % 2 == space.width % 2 == 0 else 1
     net = dit_net(DIT[size], space, space.channels, doors, patch)
@@ -77,6 +90,7 @@ def _dit_diffusion(space: Space, size: Size, doors: Doors, eight_bit: bool = Fal
 
 
 def _autoregressive(space: Space, size: Size, doors: Doors) -> Prior:
+    """One position after another, by a causal transformer (arXiv:2012.09841)."""
     line = rows(space)
     if isinstance(line, Tokens):
         return Autoregressive(space, causal(TOKEN_GPT[size], line, doors), Categorical(line.vocab))
@@ -85,6 +99,7 @@ def _autoregressive(space: Space, size: Size, doors: Doors) -> Prior:
 
 
 def _masked(space: Space, size: Size, doors: Doors) -> Prior:
+    """Positions filled in a few at a time, by a transformer that sees them all (arXiv:2202.04200)."""
     line, dropout = rows(space), 0.1 if size == "paper" else 0.0
     if isinstance(line, Tokens):
         net = masked(MASKED[size], line, doors, dropout=dropout)
@@ -103,6 +118,7 @@ def token_diffusion(size: Size, line: Sequence, features: int) -> Diffusion:
 
 
 def _hierarchical(space: Space, size: Size, doors: Doors) -> Prior:
+    """A deep VAE: stochastic layers from coarse to fine, drawn in one pass (arXiv:2303.13714)."""
     assert isinstance(space, Grid)
     likelihood = Normal("element")
     net = ladder(DEEP_VAE[size], space, likelihood.channels(space.channels), doors)
@@ -124,11 +140,13 @@ def _hierarchical_values(space: Space, size: Size, doors: Doors) -> Prior:
 
 
 def _flow(space: Space, size: Size, doors: Doors) -> Prior:
+    """Glow: an invertible network, with an exact density (arXiv:1807.03039)."""
     assert isinstance(space, Grid)
     return Flow(space, glow(GLOW[size], space, doors))
 
 
 def _gan(space: Space, size: Size, doors: Doors) -> Prior:
+    """A generator against a critic, drawn in one pass (arXiv:2501.05441)."""
     assert isinstance(space, Grid)
     return game("modern", size, space, doors, pictures=False)
 
