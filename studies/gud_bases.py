@@ -39,7 +39,7 @@ ROWS = {
     "haar + columns": ("gud-wavelet-columns", {}),
     "columns": ("gud-columns", {"softness": "0.5"}),
 }
-SIDE, STEPS, BATCH = 16, 2_500, 64
+SIDE, STEPS, BATCH = 16, 1_500, 64
 TESTED, FLOWED = 512, 64
 
 

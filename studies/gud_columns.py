@@ -31,7 +31,7 @@ from sfumato.recipes.networks import unet
 from sfumato.recipes.sizes import PIXEL_UNET
 from sfumato.systems import System
 
-SIDE, STEPS, BATCH, RANGE = 32, 4_000, 24, "0.1-0.9"
+SIDE, STEPS, BATCH, RANGE = 32, 1_500, 24, "0.1-0.9"
 SHOWN = (0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.7, 0.9)
 
 

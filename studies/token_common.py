@@ -25,7 +25,7 @@ from sfumato.systems import System
 
 SET, SIDE, CLASSES = "../shared/data/mnist", 28, 10
 KEPT = ROOT / "runs" / "studies"
-STEPS = {"vqvae": 4_000, "maskgit": 5_000, "vq-ar": 5_000}  # chosen from the seconds a step takes, before any ran
+STEPS = {"vqvae": 2_500, "maskgit": 3_500, "vq-ar": 3_500}  # chosen from the seconds a step takes, before any ran
 BATCH = {"vqvae": 16, "maskgit": 16, "vq-ar": 16}
 REAL = 5_000
 
