@@ -21,7 +21,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from results import ROOT, sheet
+from results import ROOT, keep, sheet
 
 DATA = "../shared/data/emoji"
 MINUTES = 3.0  # of a thread, for the prior alone
@@ -107,7 +107,7 @@ COLUMNS = ("fd", "kd", "precision", "recall", "coverage", "bits")
 
 def section(out: Path) -> list[str]:
     """The table and the page of samples, as lines of docs/results.md; empty where nothing was run."""
-    done = [(job, json.loads(p.read_text())) for job in jobs() if (p := out / f"{job.name}.json").exists()]
+    done = keep(out, jobs())
     if not done:
         return []
     every = {name for _, found in done for name in found["scores"]}
@@ -120,8 +120,8 @@ def section(out: Path) -> list[str]:
         size = f"{found['parameters']['prior'] / 1e6:.2f} M"
         row += [f"{found['cpu_seconds_per_picture']:.3g}", size, str(found["steps"]), str(found["cpu_minutes"])]
         lines.append(f"| {job.codec} | {job.prior} | " + " | ".join(row) + " |")
-    if sheet([Titled(job) for job, _ in done], out, ROOT / "docs" / "pictures" / "results-priors.png"):
-        lines += ["", "![Samples of every prior](pictures/results-priors.png)"]
+    sheet([Titled(job) for job, _ in done], out, ROOT / "docs" / "pictures" / "results-priors.png")
+    lines += ["", "![Samples of every prior](pictures/results-priors.png)"]
     lines += ["", "<details><summary>The commands</summary>", "", "```"]
     return lines + [found["command"].replace(f"{ROOT}/", "") for _, found in done] + ["```", "", "</details>"]
 

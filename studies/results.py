@@ -4,7 +4,9 @@
     python studies/results.py --out runs/results --only mnist    those whose name contains the word
     python studies/results.py --out runs/results --write         docs/results.md and its pictures from what is there
 
-Each job keeps its run folder, the commands and the processor seconds they took. Nothing is left out for looking bad.
+Each job keeps its run folder, the commands and the processor seconds they took. --write copies the records of what is
+there to docs/results/, replacing older ones, and makes the page of all that are kept. Nothing is left out because it
+looks bad.
 """
 
 from __future__ import annotations
@@ -14,12 +16,16 @@ import json
 import os
 import resource
 import shlex
+import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+KEPT = ROOT / "docs" / "results"
 SETS = {"mnist": ("../shared/data/mnist", 28, "test"), "emoji": ("../shared/data/emoji", 32, "unseen-emoji")}
 # "pixels" are the three diffusions on pixels; all counts were chosen from the seconds a step takes, before any ran
 STEPS = {
@@ -51,9 +57,9 @@ class Job:
         if self.is_codec:
             names = [n for n in CODEC_SCORES if n != "bits" or self.recipe in LIKELIHOOD]
             names = [n for n in names if n not in ("usage", "perplexity") or self.recipe not in ("dae", "ae", "vae")]
-            score += [*names, "--split", split, "-n", "1000"]
+            score += [*names, "--split", split, "-n", "512"]
         else:
-            score += ["fd", "kd", "accuracy" if self.set == "mnist" else "retrieval", "-n", "1000"]
+            score += ["fd", "kd", "accuracy" if self.set == "mnist" else "retrieval", "-n", "512"]
             score += ["--split", "train" if self.set == "mnist" else "unseen-pairs", "--guidance", "1.5"]
             score += {"ldm": [], "vq-ar": [], "ddpm": ["--steps", "20"]}.get(
                 self.recipe,
@@ -97,7 +103,8 @@ def run(job: Job, out: Path) -> None:
     scores = json.loads((out / job.name / "scores.json").read_text())
     spent = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = spent.ru_utime + spent.ru_stime - begun.ru_utime - begun.ru_stime
-    record.write_text(json.dumps({"commands": typed, "seconds": seconds, **scores}, indent=1))
+    when = time.strftime("%Y-%m-%d")
+    record.write_text(json.dumps({"commands": typed, "seconds": seconds, **scores, "when": when}, indent=1) + "\n")
 
 
 # ---- the page ----
@@ -113,10 +120,11 @@ TITLES = {"mnist": "MNIST, 28 px, grey, by class", "emoji": "Emoji, the full set
 def table(found: list[tuple[Job, dict]], kind: str) -> list[str]:
     """A row a job; a column for every score that any of them has, under its full name."""
     names = sorted({n for _, r in found for n in r["scores"]}, key=lambda n: (rank(n, kind), n))
-    rows = ["| model | " + " | ".join(f"`{n}`" for n in names) + " | CPU minutes |", "|---" * (len(names) + 2) + "|"]
+    rows = ["| model | " + " | ".join(f"`{n}`" for n in names) + " | CPU minutes | when |"]
+    rows += ["|---" * (len(names) + 3) + "|"]
     for job, record in found:
         values = [f"{record['scores'][n]:.4g}" if n in record["scores"] else "–" for n in names]
-        rows.append(f"| {job.recipe} | " + " | ".join(values) + f" | {record['seconds'] / 60:.1f} |")
+        rows.append(f"| {job.recipe} | " + " | ".join(values) + f" | {record['seconds'] / 60:.1f} | {record['when']} |")
     return rows
 
 
@@ -125,16 +133,15 @@ def rank(name: str, kind: str) -> int:
 
 
 def sheet(found: list[Job], out: Path, place: Path) -> bool:
-    """The last grid of every run, side by side, its name above."""
+    """The last grid of every run, side by side, its name above; False, and the older sheet stays, where one is gone."""
     from PIL import Image, ImageDraw, ImageFont
 
     grids = []
     for job in found:
         pictures = sorted((out / job.name / "samples").glob("*.png"), key=lambda p: int(p.stem))
-        if pictures:
-            grids.append((job.recipe, Image.open(pictures[-1]).convert("RGB")))
-    if not grids:
-        return False
+        if not pictures:
+            return False
+        grids.append((job.recipe, Image.open(pictures[-1]).convert("RGB")))
     high = max(g.height for _, g in grids)
     page = Image.new("RGB", (sum(g.width + 12 for _, g in grids), high + 22), "white")
     pen, x = ImageDraw.Draw(page), 0
@@ -147,21 +154,31 @@ def sheet(found: list[Job], out: Path, place: Path) -> bool:
     return True
 
 
+def keep(out: Path, jobs: list) -> list[tuple[Any, dict]]:
+    """Copies the records in `out` to docs/results/; (job, record) of all that are kept there."""
+    KEPT.mkdir(exist_ok=True)
+    found = []
+    for job in jobs:
+        fresh, kept = out / f"{job.name}.json", KEPT / f"{job.name}.json"
+        if fresh.exists():
+            shutil.copyfile(fresh, kept)
+        if kept.exists():
+            found.append((job, json.loads(kept.read_text())))
+    return found
+
+
 def write(out: Path) -> None:
     lines = (ROOT / "docs" / "results.head.md").read_text().rstrip().splitlines()
     for set_, title in TITLES.items():
         lines += ["", f"## {title}"]
         for kind, said in (("codec", "Reconstructions of pictures never seen"), ("prior", "Samples")):
-            mine = [j for j in jobs() if j.set == set_ and j.is_codec == (kind == "codec")]
-            done = [
-                (j, json.loads((out / f"{j.name}.json").read_text())) for j in mine if (out / f"{j.name}.json").exists()
-            ]
+            done = keep(out, [j for j in jobs() if j.set == set_ and j.is_codec == (kind == "codec")])
             if not done:
                 continue
             picture = Path("pictures") / f"results-{set_}-{kind}.png"
             lines += ["", f"### {said}", "", *table(done, kind)]
-            if sheet([j for j, _ in done], out, ROOT / "docs" / picture):
-                lines += ["", f"![{said}, {title}]({picture})"]
+            sheet([j for j, _ in done], out, ROOT / "docs" / picture)
+            lines += ["", f"![{said}, {title}]({picture})"]
             lines += ["", "<details><summary>The commands</summary>", "", "```"]
             lines += [c.replace(f"{ROOT}/", "") for _, record in done for c in record["commands"]]
             lines += ["```", "", "</details>"]
