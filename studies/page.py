@@ -11,9 +11,10 @@ from common import OUT, ROOT
 
 HEAD = """# Studies
 
-Claims of the literature, tried in small on a laptop's processor: one file in `studies/` for each, whose docstring states the
-rule by which a claim is said to hold. The rules were written before the trainings that they judge. Where one does not hold here, it
-says so: models are small and trainings minutes long, so that "no" means *not at this size*, and "yes" no more than that.
+Claims of the literature, tried in small on a laptop's processor: one file in `studies/` for each, whose docstring states
+the rule by which a claim is said to hold. The rules were written before the trainings that they judge. Where one does
+not hold here, it says so: models are small and trainings minutes long, so that "no" means *not at this size*, and "yes"
+no more than that.
 The figures behind each picture are in the JSON file beside it.
 """
 
