@@ -11,7 +11,7 @@ from common import OUT, ROOT
 
 HEAD = """# Studies
 
-Claims of the literature, tried in small on a laptop's processor: one file in `studies/` for each, whose docstring states
+Claims of the literature, tried in small on a laptop's processor: a file in `studies/` for each, whose docstring states
 the rule by which a claim is said to hold. The rules were written before the trainings that they judge. Where one does
 not hold here, it says so: models are small and trainings minutes long, so that "no" means *not at this size*, and "yes"
 no more than that.
