@@ -39,8 +39,8 @@ ROWS = {
     "haar + columns": ("gud-wavelet-columns", {}),
     "columns": ("gud-columns", {"softness": "0.5"}),
 }
-SIDE, STEPS, BATCH = 16, 1_500, 64
-TESTED, FLOWED = 512, 64
+SIDE, STEPS, BATCH = 16, 1_000, 32
+TESTED, FLOWED = 256, 64
 
 
 def bits(system, images, estimate: str) -> tuple[float, float]:
