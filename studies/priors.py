@@ -2,6 +2,7 @@
 
     python studies/priors.py --out runs/priors                  all jobs, one after the other, on one thread
     python studies/priors.py --out runs/priors --only gan       those whose name contains the word
+    python studies/priors.py --out runs/priors --time           the seconds a picture takes, in one process, alternating
 
 Three codecs are trained once on the full emoji set at 32 pixels (a VQ-VAE, a VAE, a DAE: 8 × 8 positions each), then
 every prior that fits its kind of latent, given the emoji's group as label. How many steps fill the minutes is measured
@@ -15,6 +16,7 @@ import json
 import os
 import resource
 import shlex
+import statistics
 import subprocess
 import sys
 import time
@@ -26,7 +28,7 @@ from results import ROOT, keep, sheet
 DATA = "../shared/data/emoji"
 MINUTES = 3.0  # of a thread, for the prior alone
 PROBE = 40  # steps of the short run
-SCORED, TIMED = 500, 16
+SCORED, TIMED, ROUNDS = 500, 16, 3
 CODECS = {"vqvae": ([], 5_000), "vae": (["--factor", "4", "--depth", "8", "--beta", "0.001"], 5_000)}
 CODECS |= {"dae": (["--depth", "8"], 5_000)}
 PRIORS = {
@@ -91,15 +93,35 @@ def run(job: Job, out: Path) -> None:
     metrics = ["fd", "kd", "precision", "recall", "coverage"]
     metrics += [] if job.codec == "dae" or job.prior == "gan" else ["bits"]
     sfumato("score", place, DATA, "--metrics", *metrics, "-n", SCORED, "--split", "train")
-    draw = lambda n: sfumato("sample", place, "-n", n, "--batch", 16, "--out", out / "timed" / f"{job.name}-{n}.png")
-    short, long = draw(16), draw(16 + TIMED)
     command = [sys.executable, "-m", "sfumato", "info", str(place), "--json"]
     about = json.loads(subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout)
     scores = json.loads((place / "scores.json").read_text())["scores"]
     found = {"steps": steps, "cpu_minutes": round(spent / 60, 1), "parameters": about["parameters"]}
-    found |= {"cpu_seconds_per_picture": round((long - short) / TIMED, 4), "scores": scores}
+    found |= {"scores": scores}
     found |= {"command": shlex.join(["sfumato", *map(str, [*begin, "--steps", steps, "--out", place])])}
     record.write_text(json.dumps(found | {"when": time.strftime("%Y-%m-%d")}, indent=1))
+
+
+def clock(out: Path) -> None:
+    """Processor seconds of a picture, in batches of TIMED: the median of rounds in which all systems take turns."""
+    import torch
+
+    from sfumato import load
+
+    torch.set_num_threads(1)
+    done = [job for job in jobs() if (out / f"{job.name}.json").exists()]
+    systems = {job.name: load(out / job.name) for job in done}
+    given = {"label": torch.arange(TIMED) % 11}
+    spent: dict[str, list[float]] = {name: [] for name in systems}
+    for turn in range(ROUNDS + 1):  # the first loads code
+        for name, system in systems.items():
+            begun = time.process_time()
+            system.sample(TIMED, given, seeds=range(TIMED), batch=TIMED)
+            spent[name] += [(time.process_time() - begun) / TIMED] if turn else []
+    for name, seconds in spent.items():
+        record = out / f"{name}.json"
+        found = json.loads(record.read_text()) | {"cpu_seconds_per_picture": round(statistics.median(seconds), 5)}
+        record.write_text(json.dumps(found, indent=1) + "\n")
 
 
 COLUMNS = ("fd", "kd", "precision", "recall", "coverage", "bits")
@@ -113,7 +135,7 @@ def section(out: Path) -> list[str]:
     every = {name for _, found in done for name in found["scores"]}
     names = [next((n for n in every if n.split("-")[0].split("@")[0] == column), column) for column in COLUMNS]
     about = (ROOT / "docs" / "results.priors.md").read_text().rstrip().splitlines()
-    heads = ["latent", "prior", *(f"`{n}`" for n in names), "s / picture", "parameters", "steps", "CPU minutes"]
+    heads = ["latent", "prior", *(f"`{n}`" for n in names), "CPU s / picture", "parameters", "steps", "CPU minutes"]
     lines = ["", *about, "", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for job, found in done:
         row = [f"{found['scores'][n]:.4g}" if n in found["scores"] else "–" for n in names]
@@ -145,9 +167,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/priors"))
     parser.add_argument("--only", nargs="*", default=[""])
+    parser.add_argument("--time", action="store_true")
     arguments = parser.parse_args()
     out = arguments.out if arguments.out.is_absolute() else ROOT / arguments.out
     out.mkdir(parents=True, exist_ok=True)
+    if arguments.time:
+        clock(out)
+        return
     for job in jobs():
         if any(word in job.name for word in arguments.only):
             run(job, out)
