@@ -411,6 +411,15 @@ def test_the_module_is_the_command(tmp_path):
 # ---- the pages ----
 
 
+@pytest.mark.parametrize("said", [{}, {"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}])
+def test_threads_wait_politely_unless_the_user_has_said_how(monkeypatch, said):
+    """Figures beside cli._wait_politely; set before torch is imported, which is when libgomp reads it."""
+    environment = dict(said)
+    monkeypatch.setattr("sfumato.cli.os.environ", environment)
+    assert main(["--version"]) == 0
+    assert environment == (said or {"GOMP_SPINCOUNT": "1000"})
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_a_page_that_names_its_options(verb):
     page = (DOCS / "verbs" / f"{verb}.md").read_text()
