@@ -38,6 +38,7 @@ from sfumato.systems import System
 
 Order = Literal["columns", "rows", "blocks"]
 LEVELS = 3  # of the wavelet
+BEGUN = 0.25  # of what an order by place trains on has a finished part already, for `extend` and `edit`
 BLOCKS = 4  # a side
 
 
@@ -77,7 +78,8 @@ def _by_place(basis: Orthogonal, order: Order, softness: str, size: float = 0.0)
     if (between[1] if between else middle) > 1:
         raise UsageError(f"A place is active for at most all of the time: --softness is at most 1, not {softness!r}.")
     place = place_of(basis, order)
-    return Staggered(basis.group, place, size=size, softness=middle, between=between, low=-11.0, sized=size > 0)
+    shape = {"size": size, "softness": middle, "between": between}
+    return Staggered(basis.group, place, **shape, begun=BEGUN, low=-11.0, sized=size > 0)  # type: ignore[arg-type]
 
 
 def _denoiser(dims: Unet, size: Size, basis: Orthogonal, classes: int, text: bool) -> tuple[Stated, Any]:

@@ -36,7 +36,7 @@ from sfumato.core.noise import Noise
 from sfumato.core.space import Grid, Sequence, check
 from sfumato.core.tensors import against, mean_per_image
 from sfumato.priors.diffusion import bound
-from sfumato.priors.diffusion.gamma import ByGamma, Held, Learned, Staggered
+from sfumato.priors.diffusion.gamma import Held, Learned, Staggered
 from sfumato.priors.diffusion.importance import Importance
 from sfumato.priors.diffusion.path import Path, level
 from sfumato.priors.diffusion.solvers import SOLVERS, Denoise, Prediction, State, configure, hold, solve, times
@@ -282,7 +282,7 @@ class Diffusion(Prior):
             path = path.at(softness)
         if mask is None or path.scalar:
             return path
-        assert isinstance(path, ByGamma)
+        assert isinstance(path, Staggered)
         return Held(path, mask)
 
     @torch.no_grad()

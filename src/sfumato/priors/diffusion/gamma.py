@@ -83,6 +83,8 @@ class Staggered(ByGamma, nn.Module):
     size        a, by which the order by size is sharpened; 0: none
     softness    s, of the order by place
     between     what of the two, (low, high), training draws for each picture anew: s where there is a place, else 1 / a
+    begun       the share of pictures that training sees with a part, up to a random place, finished and held (Held): so
+                a net learns to go on beside what is there, which no softness but the sharpest would show it
     sized       whether Σ_i enters b_i
     """
 
@@ -99,6 +101,7 @@ class Staggered(ByGamma, nn.Module):
         size: float = 0.0,
         softness: float = 1.0,
         between: tuple[float, float] | None = None,
+        begun: float = 0.0,
         low: float = -7.0,
         high: float = 5.0,
         floor: float = -13.3,
@@ -111,6 +114,7 @@ class Staggered(ByGamma, nn.Module):
             raise UsageError(f"A softness lies in (0, 1] and a size order is not negative; not {softness} and {size}.")
         self.low, self.high, self.size, self.softness, self.between = low, high, size, softness, between
         self.floor, self.sized, self.clip, self.matched = floor, sized, clip, matched
+        self.begun = begun
         self.register_buffer("group", group.clone())
         self.register_buffer("variance", torch.ones(group.shape))
         self.register_buffer("place", None if place is None else place.to(torch.float32).clone())
@@ -133,19 +137,30 @@ class Staggered(ByGamma, nn.Module):
         soft = soft.to(like)
         return self.size * by_size + self.gap * (1 - soft) / soft * (1 - self.place.to(like))
 
-    def rate(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        base = self.low + self.variance.to(u).log() if self.sized else torch.full_like(self.variance, self.low).to(u)
-        delay = self.delay(u)
+    def _lines(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(γ at u = 0 before any clipping, dγ/du while it moves, the b that its clips hang on)."""
+        base = self.low + self.variance.to(like).log() if self.sized else torch.full_like(self.variance, self.low)
+        delay = self.delay(like)
         over = tuple(range(-self.variance.ndim, 0))
-        start, slope = base - delay, self.gap + delay.amax(over, keepdim=True)
+        start, slope = base.to(like) - delay, self.gap + delay.amax(over, keepdim=True)
         idle = (self.floor - start.amax(over, keepdim=True)).clamp(min=0)
-        start, slope = start + idle, slope - idle
+        return start + idle, slope - idle, base.to(like)
+
+    def rate(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        start, slope, base = self._lines(u)
         gamma = start + u * slope
         low, high = base.clamp(min=self.floor), (base + self.gap).clamp(min=self.floor)
         if not self.clip:
             low, high = torch.full_like(base, self.floor), torch.full_like(base, torch.inf)
         moving = (gamma >= low) & (gamma <= high)
         return gamma.clamp(min=low, max=high), torch.where(moving, slope, torch.zeros_like(slope))
+
+    def until(self, like: Tensor) -> Tensor:
+        """The u at which each component has become noise and moves no more, in the shape of γ; 1 where none stops."""
+        start, slope, base = self._lines(like)
+        if not self.clip:
+            return torch.ones_like(start)
+        return (((base + self.gap).clamp(min=self.floor) - start) / slope).clamp(0, 1)
 
     @property
     def spread(self) -> Tensor:  # type: ignore[override]
@@ -169,14 +184,18 @@ class Staggered(ByGamma, nn.Module):
         other.softness, other.size = (softness, self.size) if self.place is not None else (1.0, 1 / softness)
         return other
 
-    def drawn(self, noise: Noise, like: Tensor) -> Staggered:
-        """A schedule for each picture of a training batch, where training is over a range."""
-        if self.between is None:
-            return self
-        low, high = self.between
-        other = copy.copy(self)
-        other.vary = (low + (high - low) * noise.uniform()).to(like).reshape(-1, *[1] * self.variance.ndim)
-        return other
+    def drawn(self, noise: Noise, like: Tensor) -> ByGamma:
+        """A schedule for each picture of a training batch, where training is over a range or beside finished parts."""
+        ones, other = [1] * self.variance.ndim, self
+        if self.between is not None:
+            low, high = self.between
+            other = copy.copy(self)
+            other.vary = (low + (high - low) * noise.uniform()).to(like).reshape(-1, *ones)
+        if not self.begun or self.place is None:
+            return other
+        chance, edge = noise.uniform(2).to(like).unbind(1)
+        edge = torch.where(chance < self.begun, edge, -1.0)
+        return Held(other, self.place.to(like) < edge.reshape(-1, *ones))
 
     @torch.no_grad()
     def fit(self, latents: Iterable[Tensor]) -> None:
@@ -203,16 +222,13 @@ class Held(ByGamma):
 
     scalar = False
 
-    def __init__(self, path: ByGamma, mask: Tensor):
+    def __init__(self, path: Staggered, mask: Tensor):
         self.path, self.mask = path, mask
         self.spread, self.terminal = path.spread, path.terminal
-        ndim = path.rate(torch.zeros(1, device=mask.device))[0].ndim  # of one latent
-        pictures = mask if mask.ndim > ndim else mask[None]
-        u = torch.linspace(0, 1, 257, device=mask.device)
-        moves = path.rate(u.reshape(-1, *[1] * ndim))[1] > 0
-        ends = [u[(moves & ~held).flatten(1).any(1)] for held in pictures]
-        last = torch.stack([(end[-1] + 1 / 256).clamp(max=1) if len(end) else u[-1] for end in ends])
-        self.last = last.reshape(-1, *[1] * ndim) if len(last) > 1 else last[0]
+        until = path.until(torch.zeros((), device=mask.device))
+        free = torch.where(mask, torch.zeros_like(until), until)
+        last = free.amax(tuple(range(-path.variance.ndim, 0)), keepdim=free.ndim > path.variance.ndim)
+        self.last = torch.where(last > 0, last, torch.ones_like(last))
 
     def rate(self, u: Tensor) -> tuple[Tensor, Tensor]:
         last = self.last.to(u)
