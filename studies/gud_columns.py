@@ -8,8 +8,8 @@ which a column is active; another, of the same size and steps, is told the time 
 
 A quarter of what both are shown has a finished left part, as `extend` will have it.
 
-Holds:  `seams`     extended from 32 to 96 pixels, the mean gradient across the seams, every 16 pixels, is within 15 % of
-                    that between columns elsewhere in the extended part
+Holds:  `seams`     extended from 32 to 96 pixels, the mean gradient across the seams, every 16 pixels, is within 15 %
+                    of that between columns elsewhere in the extended part
         `kept`      the first 32 columns are those that were given, bit for bit
         `told`      at softness 0.3 and 0.7 (in the range, never singled out) the bound of the net that is told the
                     noise is lower than that of the net that is told the time
