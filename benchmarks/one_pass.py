@@ -5,10 +5,11 @@
                keeps what it computed ("cached") or looks at everything again for every token ("uncached": what the
                usual code without a cache does; only where it takes less than a minute)
 
-Random weights: they cost what trained ones do. One thread, processor seconds a picture of the prior alone; the two of a
-case alternate, and the ratios are medians over rounds. Prints one JSON line.
+Random weights: they cost what trained ones do. Seconds a picture of the prior alone: the processor's with one thread,
+the clock's with more, from which only what is done at once gains. The two of a case alternate, and the ratios are
+medians over rounds. Prints one JSON line.
 
-    python benchmarks/one_pass.py [rounds]
+    python benchmarks/one_pass.py [rounds [threads]]
 """
 
 import json
@@ -71,13 +72,14 @@ def uncached(prior: Autoregressive, batch: int, tokens: int) -> torch.Tensor:
 
 
 def alternate(jobs: dict[str, Callable[[], object]], batch: int, rounds: int) -> tuple[dict, dict]:
-    """({job: processor seconds a picture}, {job: times the first's}), medians over rounds after one that warms up."""
+    """({job: seconds a picture}, {job: times the first's}), medians over rounds after one that warms up."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     spent: dict[str, list[float]] = {name: [] for name in jobs}
     for r in range(rounds + 1):
         for name, job in jobs.items():
-            begun = time.process_time()
+            begun = clock()
             job()
-            spent[name] += [(time.process_time() - begun) / batch] if r else []
+            spent[name] += [(clock() - begun) / batch] if r else []
     first, *others = spent
     ratio = {n: statistics.median(b / a for a, b in zip(spent[first], spent[n])) for n in others}
     return (
@@ -119,11 +121,12 @@ def filling(size: str, tokens: int, batch: int, rounds: int) -> dict:
     }
 
 
-def main(rounds: int = 3) -> None:
-    torch.set_num_threads(1)
+def main(rounds: int = 3, threads: int = 1) -> None:
+    torch.set_num_threads(threads)
     torch.manual_seed(0)
     found = {
         "job": "one_pass",
+        "threads": threads,
         "deep": [hierarchy(*case, rounds) for case in DEEP],
         "masked": [filling(*case, rounds) for case in FILL],
         "versions": {"torch": torch.__version__},
