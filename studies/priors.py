@@ -145,7 +145,7 @@ def section(out: Path) -> list[str]:
     sheet([Titled(job) for job, _ in done], out, ROOT / "docs" / "pictures" / "results-priors.png")
     lines += ["", "![Samples of every prior](pictures/results-priors.png)"]
     lines += ["", "<details><summary>The commands</summary>", "", "```"]
-    return lines + [found["command"].replace(f"{ROOT}/", "") for _, found in done] + ["```", "", "</details>"]
+    return lines + [found["command"].replace(str(out), "runs/priors") for _, found in done] + ["```", "", "</details>"]
 
 
 @dataclass(frozen=True)
