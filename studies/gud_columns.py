@@ -6,7 +6,9 @@ Grey 32×32 crops of the photograph china.jpg that scikit-learn ships (BSD): roo
 everywhere along a row, so that a picture can go on. One net is trained over the range 0.1 … 0.9 of the share of time in
 which a column is active; another, of the same size and steps, is told the time instead of the noise of its columns.
 
-A quarter of what both are shown has a finished left part, as `extend` will have it.
+A quarter of what both are shown has a finished left part, as `extend` will have it. The first net then learns for MORE
+steps before it draws. (Without finished parts in training, and with 1,500 steps, 6 pictures had seams 63 % steeper than
+the rest; with them 24 %.)
 
 Holds:  `seams`     extended from 32 to 96 pixels, the mean gradient across the seams, every 16 pixels, is within 15 %
                     of that between columns elsewhere in the extended part
@@ -33,7 +35,7 @@ from sfumato.recipes.networks import unet
 from sfumato.recipes.sizes import PIXEL_UNET
 from sfumato.systems import System
 
-SIDE, STEPS, BATCH, RANGE = 32, 1_500, 24, "0.1-0.9"
+SIDE, STEPS, MORE, BATCH, RANGE = 32, 1_500, 2_500, 24, "0.1-0.9"
 SHOWN = (0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.7, 0.9)
 
 
@@ -92,8 +94,10 @@ def main() -> None:
         n: {s: round(cost(system, test, s), 4) for s in (0.1, 0.3, 0.5, 0.7, 0.9)} for n, system in systems.items()
     }
     system = systems["told the noise"]
+    how = replace(plan("gud-columns", "prior", "s"), steps=MORE)
+    learn(system.stages()["prior"], Memory({"image": train}, BATCH, 1), how, say="on", precision="bf16", seed=1)
     dial = torch.cat([system.sample(8, seeds=range(8), softness=s, steps=50) for s in SHOWN])
-    start = system.sample(6, seeds=range(6), softness=0.3, steps=50)
+    start = system.sample(24, seeds=range(24), softness=0.3, steps=50)
     wide = system.extend(start, right=64, softness=0.3, steps=50)
     jump = (wide[..., 1:] - wide[..., :-1]).abs().mean((0, 1, 2))
     stride = 16
@@ -107,7 +111,7 @@ def main() -> None:
     }
     figure, axes = canvas(3, 1, width=4.6, height=4.6)
     show(axes[0, 0], dial, 8, f"one net, softness {', '.join(map(str, SHOWN))} (rows)")
-    show(axes[0, 1], wide, 1, "drawn 32 wide, grown to 96")
+    show(axes[0, 1], wide[:6], 1, "drawn 32 wide, grown to 96")
     for name, found in costs.items():
         axes[0, 2].plot(list(found), list(found.values()), "o-", label=name)
     axes[0, 2].set(xlabel="softness", ylabel="bits / dimension (bound)", title="what a net must be told")
@@ -117,7 +121,14 @@ def main() -> None:
         "Left to right: one net serves every softness in its range, and pictures grow without seams.",
         "arXiv:2410.02667",
         holds,
-        {"bits": costs, "jump_at_seams": at_seam, "jump_elsewhere": elsewhere, "steps": STEPS, "batch": BATCH},
+        {
+            "bits": costs,
+            "jump_at_seams": at_seam,
+            "jump_elsewhere": elsewhere,
+            "steps": STEPS,
+            "more": MORE,
+            "batch": BATCH,
+        },
         figure,
     )
 
