@@ -114,6 +114,7 @@ COLUMNS = {
     "codec": ["psnr", "ssim", "rfd", "usage", "perplexity", "bits"],
     "prior": ["fd", "kd", "accuracy", "r@1", "r@5"],
 }
+ACROSS = 5  # grids in a row of a sheet
 TITLES = {"mnist": "MNIST, 28 px, grey, by class", "emoji": "Emoji, the full set, 32 px, by caption"}
 
 
@@ -142,13 +143,13 @@ def sheet(found: list[Job], out: Path, place: Path) -> bool:
         if not pictures:
             return False
         grids.append((job.recipe, Image.open(pictures[-1]).convert("RGB")))
-    high = max(g.height for _, g in grids)
-    page = Image.new("RGB", (sum(g.width + 12 for _, g in grids), high + 22), "white")
-    pen, x = ImageDraw.Draw(page), 0
-    for name, grid in grids:
-        pen.text((x + 2, 3), name, fill="black", font=ImageFont.load_default(13))
-        page.paste(grid, (x, 22))
-        x += grid.width + 12
+    wide, high = max(g.width for _, g in grids) + 12, max(g.height for _, g in grids) + 28
+    page = Image.new("RGB", (wide * min(len(grids), ACROSS), high * -(-len(grids) // ACROSS)), "white")
+    pen = ImageDraw.Draw(page)
+    for i, (name, grid) in enumerate(grids):
+        x, y = i % ACROSS * wide, i // ACROSS * high
+        pen.text((x + 2, y + 3), name, fill="black", font=ImageFont.load_default(13))
+        page.paste(grid, (x, y + 22))
     place.parent.mkdir(parents=True, exist_ok=True)
     page.save(place)
     return True
