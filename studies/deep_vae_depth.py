@@ -39,7 +39,7 @@ from sfumato.recipes.networks import ladder
 from sfumato.recipes.sizes import DEEP_VAE, READER, Rungs
 from sfumato.systems import System
 
-STEPS = 1_200
+STEPS = 800
 BASE = replace(DEEP_VAE["s"], attention=())
 DEPTHS = {3: (1, 1, 1), 9: (2, 3, 4), 18: (4, 6, 8)}
 WIDTH = READER["s"].width

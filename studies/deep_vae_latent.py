@@ -23,7 +23,7 @@ from sfumato.recipes.priors import prior_over
 from sfumato.recipes.sizes import READER
 from sfumato.systems import System
 
-BUDGET = 300.0
+BUDGET = 200.0
 
 
 def cost(system: System, data: Memory) -> float:

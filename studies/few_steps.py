@@ -23,7 +23,7 @@ from common import Memory, canvas, learn, pictures, show, write
 from sfumato.metrics import extractor, frechet_distance, gather
 from sfumato.recipes import build, plan
 
-STEPS, BATCH, DRAWN = 2_000, 32, 300
+STEPS, BATCH, DRAWN = 1_500, 32, 300
 WALKS = {
     "dpm++2m": ("dpm++2m", (4, 8, 12)),
     "ddim": ("ddim", (4, 8, 12, 50)),

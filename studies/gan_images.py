@@ -2,7 +2,7 @@
 
 MNIST, 28 × 28, with labels: the recipe at size s, with its R1 and R2 and without. The embedded emoji, 32 × 32, with
 labels: a tenth of the training pictures (265), with and without differentiable augmentation of real and made ones.
-3000 steps of 32 for each. Distances are between 1000 samples and the test split (MNIST: 1000 of it; emoji: all 457).
+1500 steps of 32 for each. Distances are between 1000 samples and the test split (MNIST: 1000 of it; emoji: all 457).
 
 Judges: MobileNetV2's features for the Fréchet distance; for labels, precision and recall on MNIST a classifier trained
 on its training split alone, whose accuracy on the test split is in the figures.
@@ -32,7 +32,7 @@ from sfumato.metrics.frechet import frechet_distance
 from sfumato.recipes import build, plan
 
 MNIST = str(ROOT / "../shared/data/mnist")
-STEPS, BATCH, SAMPLES = 3000, 32, 1000
+STEPS, BATCH, SAMPLES = 1500, 32, 1000
 LIMITS = (0.25, 0.5, 1.0, 2.0, None)
 SCALES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 

@@ -30,7 +30,7 @@ from sfumato.systems import System
 
 MNIST = "../shared/data/mnist"
 TEMPERATURES = (0.0, 0.5, 0.7, 0.85, 1.0)
-STEPS = {"mnist": 2500, "emoji": 1200}
+STEPS = {"mnist": 1500, "emoji": 800}
 COUNT = 1000
 
 
