@@ -424,6 +424,20 @@ def test_a_list_of_scales_reaches_the_prior_through_the_system():
         system.sample(1, {"label": 0}, temprature=1.0)
 
 
+def test_the_variance_alone_can_be_guided_through_the_system():
+    """guidance is 1 then, and yet there is something to guide away from."""
+    system = build("deep-vae", size="xs", side=28, channels=1, classes=3).eval()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in system.parameters():  # so that the two streams differ
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    drawn = system.sample(2, {"label": [0, 1]}, variance_guidance=3.0, batch=2, seeds=[5, 6])
+    condition, null = system.conditioner({"label": torch.tensor([0, 1])}), system.conditioner.null(2)
+    z = system.prior.sample(condition, Noise.each([5, 6]), null=null, variance_guidance=3.0)
+    assert torch.equal(drawn, system.decode(z))
+    assert not torch.equal(drawn, system.sample(2, {"label": [0, 1]}, batch=2, seeds=[5, 6]))
+
+
 def test_what_it_cannot_do_is_said(guided):
     prior, condition, _ = guided
     with pytest.raises(UsageError, match="null condition to guide away from"):

@@ -164,15 +164,14 @@ class System(nn.Module):
         prior, seeds = self._prior(), self._seeds(n, seeds)
         _check_options(prior, options)
         given = _rows(given, n) if self.conditioner is not None else {}
+        guided = guidance != 1.0 or any(name.endswith("guidance") for name in options)  # variance_guidance, …
         images = []
         for start in range(0, n, batch):
             rows = [
                 min(i, n - 1) for i in range(start, start + batch)
             ]  # padded: rows of one shape do not sway each other
             noise = Noise.each([seeds[i] for i in rows], self.device)
-            condition, null = self._condition(
-                {key: _take(value, rows) for key, value in given.items()}, batch, guidance
-            )
+            condition, null = self._condition({key: _take(value, rows) for key, value in given.items()}, batch, guided)
             held = None if known is None else (known[0][rows].to(self.device), known[1][rows].to(self.device))
             z = prior.sample(condition, noise, null=null, guidance=guidance, known=held, **options)
             images.append(self.codec.decode(z).clamp(-1, 1)[: min(batch, n - start)])
@@ -214,7 +213,7 @@ class System(nn.Module):
         for start in range(0, n, batch):
             rows = list(range(start, min(start + batch, n)))
             noise = Noise.each([seeds[i] for i in rows], self.device)
-            condition, _ = self._condition({key: _take(value, rows) for key, value in given.items()}, len(rows), 1.0)
+            condition, _ = self._condition({key: _take(value, rows) for key, value in given.items()}, len(rows))
             z, weight = self.codec.lift(images[rows].to(self.device), noise)
             nats.append(prior.log_prob(z, condition, noise, **options) + weight)
         return torch.cat(nats)
@@ -275,10 +274,10 @@ class System(nn.Module):
             return self.decode(torch.cat([self.codec.blend(ends[:1], ends[1:], w) for w in weights]))
         _check_options(self.prior, options)
         given = _rows(given, frames) if self.conditioner is not None else {}
-        two, _ = self._condition({key: _take(value, [0, frames - 1]) for key, value in given.items()}, 2, 1.0)
+        two, _ = self._condition({key: _take(value, [0, frames - 1]) for key, value in given.items()}, 2)
         noise_a, noise_b = self.prior.invert(ends, two).unbind(0)  # type: ignore[operator]
         start = torch.stack([slerp(noise_a, noise_b, w) for w in weights])
-        condition, _ = self._condition(given, frames, 1.0)
+        condition, _ = self._condition(given, frames)
         z = self.prior.sample(condition, Noise.each(range(frames), self.device), start=start, **options)
         return self.decode(z)
 
@@ -292,10 +291,10 @@ class System(nn.Module):
             )
         return self.prior
 
-    def _condition(self, given: Given, rows: int, guidance: float) -> tuple[Condition, Condition | None]:
+    def _condition(self, given: Given, rows: int, guided: bool = False) -> tuple[Condition, Condition | None]:
         """The condition, and the null condition where guidance needs it. Nothing given is the null condition."""
         if self.conditioner is None:
-            if guidance != 1.0:
+            if guided:
                 raise UsageError("Guidance needs a condition, and this system was built without one.")
             return Condition.none(rows), None
         unknown = [key for key in given if key not in (*self.conditioner.keys, "mask")]
@@ -305,8 +304,8 @@ class System(nn.Module):
             )
         null = self.conditioner.null(rows)
         if not given:
-            return null, None if guidance == 1.0 else null
-        return self.conditioner(given), None if guidance == 1.0 else null
+            return null, null if guided else None
+        return self.conditioner(given), null if guided else None
 
     def _by_parts(self, function: Callable[[Tensor], Tensor], x: Tensor, batch: int) -> Tensor:
         return torch.cat([function(part.to(self.device)) for part in x.split(batch)])
