@@ -30,7 +30,7 @@ from sfumato.recipes.sizes import READER
 from sfumato.systems import System
 
 MEANS, VARIANCES = (0.0, 0.5, 1.0, 1.5, 3.0), (0.0, 1.0, 3.0)
-STEPS = 3_000
+STEPS = 2_000
 
 
 def train() -> tuple[System, Any, float]:
