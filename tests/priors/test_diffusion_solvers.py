@@ -206,6 +206,33 @@ def test_dpm_solver_equals_diffusers(steps):
     torch.testing.assert_close(ours(linear(), "dpm++2m", steps, start()), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("steps", [10, 25])
+def test_the_stochastic_dpm_solver_equals_diffusers(steps):
+    """The same draws; ᾱ in float64 as above, tolerance as above."""
+    diffusers = pytest.importorskip("diffusers")
+    theirs = diffusers.DPMSolverMultistepScheduler(
+        **CHAIN, algorithm_type="sde-dpmsolver++", solver_order=2, final_sigmas_type="zero", lower_order_final=True
+    )
+    theirs.alphas_cumprod = (1 - theirs.betas.double()).cumprod(0)
+    z, path = start(n=8), linear()
+    prior = Diffusion(PLANE, Mixture(path, "noise"), path, "noise", levels=1000)
+    hers, mine = (torch.Generator().manual_seed(5) for _ in range(2))
+    draw = lambda generator: torch.randn(z.shape, generator=generator, dtype=z.dtype)
+    walk = solve(
+        configure("sde-dpm++2m"),
+        path,
+        prior.denoiser(Condition.none(8)),
+        z,
+        times(path, steps, levels=1000),
+        lambda: draw(mine),
+    )
+    theirs.set_timesteps(steps)
+    predict, expected = noise_oracle(path), z
+    for index, found in zip(theirs.timesteps, walk, strict=True):
+        expected = theirs.step(predict(expected, index), index, expected, variance_noise=draw(hers)).prev_sample
+        torch.testing.assert_close(found.z, expected.to(found.z), rtol=1e-4, atol=1e-4)
+
+
 def test_learned_variance_equals_diffusers():
     """One step with the second half of the channels at 0.3: log-variances blended at (0.3 + 1) / 2."""
     diffusers = pytest.importorskip("diffusers")

@@ -10,6 +10,7 @@ A denoiser reads (z, t) and predicts (x̂, ε̂) with z = α x̂ + σ ε̂. The 
     euler     z_s = z + (s − t)(α̇ x̂ + σ̇ ε̂)                                      1       Lipman 2022, arXiv:2210.02747
     heun      z_s = z + (α_s − α_t) x̄ + (σ_s − σ_t) ε̄, means of both ends        2       Karras 2022, arXiv:2206.00364
     dpm++2m   x̂ extrapolated in λ = log α/σ from this and the last step         2       Lu 2022, arXiv:2211.01095
+    sde-…     the same in ddpm's step, with its noise                           –       there, section 5
 
 With ρ = SNR_t / SNR_s the posterior q(z_s | z_t, x) has mean α_s x + (α_t σ_s² / α_s σ_t) ε and variance
 β̃ = σ_s² (1 − ρ); the forward step from s to t has variance β = σ_t² (1 − ρ). No step puts noise on z at s = 0.
@@ -123,25 +124,40 @@ def heun(path: Path, denoise: Denoise, now: State, s: Tensor, draw: Draw) -> Sta
     return State(z + (to.alpha - at.alpha) * mean_x + (to.sigma - at.sigma) * mean_eps, s, x, t)
 
 
-def dpm2m(path: Path, denoise: Denoise, now: State, s: Tensor, draw: Draw) -> State:
-    """z_s = (σ_s/σ_t) z + (α_s − σ_s α_t/σ_t) D,  D = x̂ + (x̂ − x̂_before) h / 2h_before,  h = λ_s − λ_t: one prediction
-    a step. The first step, and the last onto data, are of first order: there D = x̂.
+def _extrapolated(path: Path, now: State, x: Tensor, at: Level, to: Level) -> Tensor:
+    """D = x̂ + (x̂ − x̂_before) h / 2h_before,  h = λ_s − λ_t, λ = log α/σ. In the first step, and in the last onto data,
+    D = x̂.
 
     Where components have schedules of their own one may wake up late in the step before: its h_before is a sliver, and
     h / h_before would blow the difference up a thousandfold. There the ratio is at most 2; even steps have 1.
     """
+    if now.x is None or now.before is None:
+        return x
+    earlier = level(path, now.before, now.z)
+    ratio = (at.gamma - to.gamma) / (earlier.gamma - at.gamma)  # h / h_before: λ = −γ/2
+    ratio = torch.where(torch.isfinite(to.gamma) & torch.isfinite(ratio), ratio, torch.zeros_like(ratio))
+    if not path.scalar:
+        ratio = ratio.clamp(max=2)
+    return x + (x - now.x) * ratio / 2
+
+
+def dpm2m(path: Path, denoise: Denoise, now: State, s: Tensor, draw: Draw) -> State:
+    """z_s = (σ_s/σ_t) z + (α_s − σ_s α_t/σ_t) D: one prediction a step."""
     z, t = now.z, now.t
     x, _, _ = denoise(z, t)
     at, to = level(path, t, z), level(path, s, z)
-    ahead = x
-    if now.x is not None and now.before is not None:
-        earlier = level(path, now.before, z)
-        ratio = (at.gamma - to.gamma) / (earlier.gamma - at.gamma)  # h / h_before: λ = −γ/2
-        ratio = torch.where(torch.isfinite(to.gamma) & torch.isfinite(ratio), ratio, torch.zeros_like(ratio))
-        if not path.scalar:
-            ratio = ratio.clamp(max=2)
-        ahead = x + (x - now.x) * ratio / 2
+    ahead = _extrapolated(path, now, x, at, to)
     return State(to.sigma / at.sigma * z + (to.alpha - to.sigma * at.alpha / at.sigma) * ahead, s, x, t)
+
+
+def sde_dpm2m(path: Path, denoise: Denoise, now: State, s: Tensor, draw: Draw) -> State:
+    """A draw of q(z_s | z_t, D), as ddpm's with D in the place of x̂: noise mends what a net gets wrong on the way."""
+    z, t = now.z, now.t
+    x, _, _ = denoise(z, t)
+    at, to = level(path, t, z), level(path, s, z)
+    ahead = _extrapolated(path, now, x, at, to)
+    std = to.sigma * fade(at, to).sqrt()
+    return State(posterior_mean(at, to, ahead, (z - at.alpha * ahead) / at.sigma) + std * draw(), s, x, t)
 
 
 SOLVERS: Registry[Step] = Registry("solver")
@@ -150,6 +166,7 @@ SOLVERS.add("ddpm")(ddpm)
 SOLVERS.add("euler")(euler)
 SOLVERS.add("heun")(heun)
 SOLVERS.add("dpm++2m")(dpm2m)
+SOLVERS.add("sde-dpm++2m")(sde_dpm2m)
 
 
 def solve(step: Step, path: Path, denoise: Denoise, z: Tensor, times: Tensor, draw: Draw) -> Iterator[State]:
