@@ -9,8 +9,8 @@ at 50, 31 for ancestral sampling at 50.)
 
 Holds:  `ddim50`       dpm++2m at 12 evaluations is no further than DDIM at 50, times 1.05
         `ancestral250` nor further than ancestral sampling at 250, times 1.05
-        `mended`       sde-dpm++2m, the same with noise, at 12 is no further than either, times 1.05 (this rule was added,
-                       and the net's seed changed, after a run in which ancestral sampling at 8 was as near as DDIM at 50)
+        `mended`       sde-dpm++2m, the same with noise, at 12 is no further than either, times 1.05 (this rule is new,
+                       and so is the seed, after a run in which ancestral sampling at 8 was as near as DDIM at 50)
         `orders`       at 8 evaluations the second-order solver is nearer than DDIM, and DDIM with η = 0 nearer than
                        ancestral sampling (Song et al. 2020, arXiv:2010.02502)
 """
