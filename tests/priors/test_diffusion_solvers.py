@@ -233,6 +233,17 @@ def test_the_stochastic_dpm_solver_equals_diffusers(steps):
         torch.testing.assert_close(found.z, expected.to(found.z), rtol=1e-4, atol=1e-4)
 
 
+def test_from_a_given_start_the_own_solver_adds_no_noise():
+    """So that what lies between two pictures is a function of where one starts."""
+    path = linear()
+    prior = Diffusion(PLANE, Mixture(path, "noise"), path, "noise", levels=1000, solver="sde-dpm++2m", steps=12)
+    draw = lambda seed, **options: prior.sample(Condition.none(64), Noise.shared(seed, 64), **options)
+    assert torch.equal(draw(0, start=start()), draw(1, start=start()))
+    assert torch.equal(draw(0, start=start()), draw(1, start=start(), solver="dpm++2m"))
+    assert not torch.equal(draw(0, start=start(), solver="sde-dpm++2m"), draw(0, start=start()))
+    assert not torch.equal(draw(0), draw(1))
+
+
 def test_learned_variance_equals_diffusers():
     """One step with the second half of the channels at 0.3: log-variances blended at (0.3 + 1) / 2."""
     diffusers = pytest.importorskip("diffusers")

@@ -39,7 +39,7 @@ from sfumato.priors.diffusion import bound
 from sfumato.priors.diffusion.gamma import Held, Learned, Staggered
 from sfumato.priors.diffusion.importance import Importance
 from sfumato.priors.diffusion.path import Path, level
-from sfumato.priors.diffusion.solvers import SOLVERS, Denoise, Prediction, State, configure, hold, solve, times
+from sfumato.priors.diffusion.solvers import QUIET, SOLVERS, Denoise, Prediction, State, configure, hold, solve, times
 from sfumato.priors.diffusion.target import TARGETS, WEIGHTINGS, combine, determinant, split, weigh
 from sfumato.priors.guidance import during, first_half, guide, linear, rescaled
 
@@ -246,7 +246,8 @@ class Diffusion(Prior):
 
         eta        ddim's noise, 0 to 1                      variance   ddpm's: "small" (β̃) or "large" (β)
         interval   the times within which to guide           rescale    φ of guidance.rescaled
-        start      the noise to begin with, of unit variance, instead of a draw: from `invert`, or between two of them
+        start      the noise to begin with, of unit variance, instead of a draw: from `invert`, or between two of them.
+                   Then our own solver adds none
         known      is put back at each level, newly noised, and exactly at the end; `rounds` > 1 take each step so often
                    that the rest agrees with it (solvers.hold). With a schedule for each component it stays nearly clean
         softness   of such schedules, other than trained with or within the range that was trained (gamma.Staggered.at)
@@ -256,7 +257,8 @@ class Diffusion(Prior):
         grid = grid or self.grid or path.grid
         at = times(path, self.steps if steps is None else steps, grid, self.levels)
         denoise = self.denoiser(condition, null, guidance, interval=interval, rescale=rescale, path=path)
-        step = configure(solver or self.solver, eta, variance)
+        own = self.solver if start is None else QUIET.get(self.solver, self.solver)
+        step = configure(solver or own, eta, variance)
 
         def draw() -> Tensor:
             return noise.normal(*self.space.shape).to(eps)

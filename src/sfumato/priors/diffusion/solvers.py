@@ -167,6 +167,7 @@ SOLVERS.add("euler")(euler)
 SOLVERS.add("heun")(heun)
 SOLVERS.add("dpm++2m")(dpm2m)
 SOLVERS.add("sde-dpm++2m")(sde_dpm2m)
+QUIET = {"ddpm": "ddim", "sde-dpm++2m": "dpm++2m"}  # what a solver is without its noise
 
 
 def solve(step: Step, path: Path, denoise: Denoise, z: Tensor, times: Tensor, draw: Draw) -> Iterator[State]:
