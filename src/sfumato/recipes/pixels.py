@@ -46,6 +46,7 @@ def ddpm(
         levels=1000,
         learned_variance=learned,
         clamp="static",
+        solver="sde-dpm++2m",  # at 8 steps as near as DDIM at 50, and nearer than ancestral at 8: studies/few_steps.py
         estimate="steps",
         eight_bit=True,
     )
