@@ -20,13 +20,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from autoregressive import uncached
 
 from sfumato.core.condition import Condition
 from sfumato.core.contracts import Prior
 from sfumato.core.noise import Noise
 from sfumato.core.space import Grid, Tokens
 from sfumato.likelihoods import Categorical, Normal
-from sfumato.priors.autoregressive import Autoregressive, choose
+from sfumato.priors.autoregressive import Autoregressive
 from sfumato.priors.diffusion import Diffusion, scaled_linear
 from sfumato.priors.hierarchical import Hierarchical
 from sfumato.priors.masked import Masked
@@ -60,15 +61,6 @@ def diffusion(size: str, space: Grid, wanted: int) -> Prior:
 
 def draw(prior: Prior, batch: int) -> Callable[[], object]:
     return lambda: prior.sample(Condition.none(batch), Noise.each(range(batch)))
-
-
-@torch.no_grad()
-def uncached(prior: Autoregressive, batch: int, tokens: int) -> torch.Tensor:
-    u, z = Noise.each(range(batch)).uniform(tokens), torch.zeros(batch, 0, dtype=torch.long)
-    for i in range(tokens):
-        h = prior.net(torch.nn.functional.pad(z, (0, 1)), Condition.none(batch))[:, -1]
-        z = torch.cat([z, choose(h, u[:, i])[:, None]], 1)
-    return z
 
 
 def alternate(jobs: dict[str, Callable[[], object]], batch: int, rounds: int) -> tuple[dict, dict]:

@@ -408,9 +408,6 @@ def test_the_module_is_the_command(tmp_path):
     assert sfumato().returncode == 2
 
 
-# ---- the pages ----
-
-
 @pytest.mark.parametrize("said", [{}, {"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}])
 def test_threads_wait_politely_unless_the_user_has_said_how(monkeypatch, said):
     """Figures beside cli._wait_politely; set before torch is imported, which is when libgomp reads it."""
@@ -418,6 +415,9 @@ def test_threads_wait_politely_unless_the_user_has_said_how(monkeypatch, said):
     monkeypatch.setattr("sfumato.cli.os.environ", environment)
     assert main(["--version"]) == 0
     assert environment == (said or {"GOMP_SPINCOUNT": "1000"})
+
+
+# ---- the pages ----
 
 
 @pytest.mark.parametrize("verb", VERBS)
