@@ -64,7 +64,7 @@ def _extend_options(parser: Parser, words: Words) -> None:
     _run(parser)
     parser.add_argument("image", type=str, help="the picture to grow, of any width; an extended one too")
     parser.add_argument("--right", type=int, required=True, help="by how many pixels, at the run's own height")
-    parser.add_argument("--stride", type=int | None, default=None, help="pixels drawn at once; half a window if not")
+    parser.add_argument("--stride", type=int | None, default=None, help="by how many pixels the window moves on")
     _more_options(parser, "extended.png")
 
 
@@ -91,7 +91,7 @@ def extend(args: Namespace) -> None:
             watch=watch,
             **_options(args),
         )
-    stride = args.stride or default_stride(system)
+    stride = args.stride or default_stride(system, **_options(args))
     more = {"source": args.image, "right": args.right, "stride": stride}
     facts = [{**fact, **more} for fact in _drawn_facts(args, system, seeds, prompts)]
     _finish(args, images, facts, prompts, width=images.shape[-1])

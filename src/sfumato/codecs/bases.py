@@ -79,6 +79,11 @@ class Components(Codec):
     def cell(self) -> int:
         return self.orthogonal.cell
 
+    def moved(self, z: Tensor, pixels: int) -> Tensor:
+        """The latent of the picture `pixels` further left, its mean aside: a multiple of the cell, by which components
+        of a group change places, so that sizes stay theirs."""
+        return self.orthogonal.moved(z, pixels)
+
     @property
     def factors(self) -> tuple[int, ...]:  # type: ignore[override]
         return self.orthogonal.factors

@@ -86,6 +86,11 @@ class Orthogonal(nn.Module, ABC):
             "wavelet basis to extend pictures."
         )
 
+    def moved(self, c: Tensor, pixels: int) -> Tensor:
+        """Numbers of components (B, latent), as those of a picture `pixels` further left; zero where nothing comes in.
+        Where `pixels` is a multiple of the cell, components change places."""
+        return self.turn(F.pad(self.back(c)[..., pixels:], (0, pixels)))
+
     def averages(self, factor: int) -> Tensor:
         """Which components make up the means over factor × factor pixels, of `factors`: the latent's shape, bool."""
         raise Misfit(f"No components of the {type(self).__name__} basis are the pixels of a smaller picture.")

@@ -163,21 +163,29 @@ class System(nn.Module):
         """
         prior, seeds = self._prior(), self._seeds(n, seeds)
         _check_options(prior, options)
-        given = _rows(given, n) if self.conditioner is not None else {}
         guided = guidance != 1.0 or any(name.endswith("guidance") for name in options)  # variance_guidance, …
         images = []
-        for start in range(0, n, batch):
-            rows = [
-                min(i, n - 1) for i in range(start, start + batch)
-            ]  # padded: rows of one shape do not sway each other
-            noise = Noise.each([seeds[i] for i in rows], self.device)
-            condition, null = self._condition({key: _take(value, rows) for key, value in given.items()}, batch, guided)
+        for rows, noise, condition, null in self.rows(seeds, batch, given, guided):
             held = None if known is None else (known[0][rows].to(self.device), known[1][rows].to(self.device))
             z = prior.sample(condition, noise, null=null, guidance=guidance, known=held, **options)
-            images.append(self.codec.decode(z).clamp(-1, 1)[: min(batch, n - start)])
+            images.append(self.codec.decode(z).clamp(-1, 1))
             if watch is not None:
-                watch(min(start + batch, n), n)
-        return torch.cat(images)
+                watch(min(batch * len(images), n), n)
+        return torch.cat(images)[:n]
+
+    def rows(
+        self, seeds: Sequence[int], batch: int, given: Given | None = None, guided: bool = False
+    ) -> Iterator[tuple[list[int], Noise, Condition, Condition | None]]:
+        """What a prior needs to draw an image for each seed, batch by batch: (which rows, their noise, their condition,
+        the null condition where guided). The last batch is filled up with its last row: rows of one shape do not sway
+        each other."""
+        n = len(seeds)
+        given = _rows(given, n) if self.conditioner is not None else {}
+        for start in range(0, n, batch):
+            rows = [min(i, n - 1) for i in range(start, start + batch)]
+            noise = Noise.each([seeds[i] for i in rows], self.device)
+            condition, null = self._condition({key: _take(value, rows) for key, value in given.items()}, batch, guided)
+            yield rows, noise, condition, null
 
     @property
     def log_prob_kind(self) -> Kind:

@@ -36,9 +36,10 @@ from sfumato.core.noise import Noise
 from sfumato.core.space import Grid, Sequence, check
 from sfumato.core.tensors import against, mean_per_image
 from sfumato.priors.diffusion import bound
-from sfumato.priors.diffusion.gamma import Held, Learned, Staggered
+from sfumato.priors.diffusion.gamma import Held, Learned, Staggered, time_of
 from sfumato.priors.diffusion.importance import Importance
 from sfumato.priors.diffusion.path import Path, level
+from sfumato.priors.diffusion.rolling import Move, Rolling, rolling
 from sfumato.priors.diffusion.solvers import QUIET, SOLVERS, Denoise, Prediction, State, configure, hold, solve, times
 from sfumato.priors.diffusion.target import TARGETS, WEIGHTINGS, combine, determinant, split, weigh
 from sfumato.priors.guidance import during, first_half, guide, linear, rescaled
@@ -294,6 +295,48 @@ class Diffusion(Prior):
         z, known = last.x if options.get("stop") else last.z, options.get("known")
         assert z is not None
         return z if known is None else torch.where(known[1], known[0], z)
+
+    def rolling(self, move: Move, fresh: Tensor, softness: float | None = None) -> Rolling | None:
+        """How our order goes on when the picture moves by a stride; None where it does not (rolling.py)."""
+        path = self._path(softness, None)
+        return rolling(path, move, fresh) if isinstance(path, Staggered) else None
+
+    @torch.no_grad()
+    def roll(
+        self,
+        rolling: Rolling,
+        condition: Condition,
+        noise: Noise,
+        known: Known,
+        *,
+        null: Condition | None = None,
+        guidance: float = 1.0,
+        steps: int | None = None,
+        solver: str | None = None,
+        eta: float = 0.0,
+        variance: str = "small",
+        interval: tuple[float, float] | None = None,
+        rescale: float = 0.0,
+    ) -> Iterator[Tensor]:
+        """Draws on and on beside what is known (rolling.py): x̂ at the end of every turn, a stride further on each time,
+        of which the components `done` are finished. Options are those of `trajectory`."""
+        path, (value, mask), steps = rolling.path, known, self.steps if steps is None else steps
+        guided = lambda path: self.denoiser(condition, null, guidance, interval=interval, rescale=rescale, path=path)
+        step, held = configure(solver or self.solver, eta, variance), Held(path, mask)
+
+        def draw() -> Tensor:
+            return noise.normal(*self.space.shape).to(value)
+
+        # up to the first turn's end beside the picture, which is held
+        size, eps, last = torch.as_tensor(path.terminal).to(value), draw(), float(held.last.max())
+        first = level(held, value.new_ones(len(value)), value)
+        z = torch.where(mask, first.alpha * value + first.sigma * eps, size * eps)
+        *_, now = solve(step, held, guided(held), z, time_of(rolling.turn(steps, last) / last).to(z), draw)
+        turn, denoise = time_of(rolling.turn(steps)).to(z), guided(path)
+        now = State(now.z, turn[-1].expand(len(z)))
+        while True:
+            yield denoise(now.z, now.t).x
+            *_, now = solve(step, path, denoise, rolling.moved(now, size * draw()), turn, draw)
 
     # so that a wrong option is answered with the nearest
     sample.__signature__ = inspect.signature(trajectory)  # type: ignore[attr-defined]

@@ -25,6 +25,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,11 @@ from sfumato.priors.diffusion.path import Level, Path, level
 
 FIRST = 1e-4  # t₀: so near data that a uniform grid of times does not see it
 ENOUGH = 50_000  # latents to measure variances on
+
+
+def time_of(u: Any) -> Any:
+    """t, of a number or a tensor; at u = 0 it is t₀."""
+    return FIRST + (1 - FIRST) * u
 
 
 class ByGamma(Path):
@@ -73,7 +79,7 @@ class LogLinear(ByGamma):
         return self.low + (self.high - self.low) * u, torch.full_like(u, self.high - self.low)
 
     def time(self, gamma: Tensor) -> Tensor:
-        return FIRST + (1 - FIRST) * (gamma - self.low) / (self.high - self.low)
+        return time_of((gamma - self.low) / (self.high - self.low))
 
 
 class Staggered(ByGamma, nn.Module):

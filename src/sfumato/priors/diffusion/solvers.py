@@ -170,11 +170,11 @@ SOLVERS.add("sde-dpm++2m")(sde_dpm2m)
 QUIET = {"ddpm": "ddim", "sde-dpm++2m": "dpm++2m"}  # what a solver is without its noise
 
 
-def solve(step: Step, path: Path, denoise: Denoise, z: Tensor, times: Tensor, draw: Draw) -> Iterator[State]:
-    """Takes z at times[0] through times[1:], and yields every state on the way."""
-    now = State(z, times[0].expand(len(z)))
+def solve(step: Step, path: Path, denoise: Denoise, z: Tensor | State, times: Tensor, draw: Draw) -> Iterator[State]:
+    """Takes z at times[0], or a state that was come to before, through times[1:]; yields every state on the way."""
+    now = z if isinstance(z, State) else State(z, times[0].expand(len(z)))
     for s in times[1:]:
-        now = step(path, denoise, now, s.expand(len(z)), draw)
+        now = step(path, denoise, now, s.expand(len(now.z)), draw)
         yield now
 
 
