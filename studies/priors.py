@@ -1,12 +1,13 @@
-"""All priors over the same latents of the same pictures, with the same processor minutes each: for docs/results.md.
+"""All priors over the same latents of the same pictures, with the same minutes each: for docs/results.md.
 
     python studies/priors.py --out runs/priors                  all jobs, one after the other, on one thread
-    python studies/priors.py --out runs/priors --only gan       those whose name contains the word
+    python studies/priors.py --out runs/priors --only vae gan   those over that codec, or with that prior
     python studies/priors.py --out runs/priors --time           the seconds a picture takes, in one process, alternating
 
 Three codecs are trained once on the full emoji set at 32 pixels (a VQ-VAE, a VAE, a DAE: 8 × 8 positions each), then
-every prior that fits its kind of latent, given the emoji's group as label. How many steps fill the minutes is measured
-by a short run of the same command before. Nothing is left out for looking bad. `results.py --write` writes the page.
+every prior that fits its kind of latent, given the emoji's group as label, for the same minutes by the clock: leave
+each process a core of its own. Processor minutes are noted, to tell whether that was so. Nothing is left out for
+looking bad. `results.py --write` writes the page.
 """
 
 from __future__ import annotations
@@ -26,8 +27,7 @@ from pathlib import Path
 from results import ROOT, keep, sheet
 
 DATA = "../shared/data/emoji"
-MINUTES = 3.0  # of a thread, for the prior alone
-PROBE = 40  # steps of the short run
+MINUTES = 3.0  # of the clock and of one thread, for the prior alone
 SCORED, TIMED, ROUNDS = 500, 16, 3
 CODECS = {"vqvae": ([], 5_000), "vae": (["--factor", "4", "--depth", "8", "--beta", "0.001"], 5_000)}
 CODECS |= {"dae": (["--depth", "8"], 5_000)}
@@ -81,24 +81,22 @@ def run(job: Job, out: Path) -> None:
         return
     given = ["--from", f"codec={codec(job.codec, out)}", "--score", 0, "--precision", "bf16"]
     begin = ["train", job.recipe, DATA, "--classes", 11, *given]
-    seconds = {}
-    for steps in (1, PROBE + 1):
-        probe = out / f"probe-{job.name}-{steps}"
-        if not probe.exists():
-            seconds[steps] = sfumato(*begin, "--steps", steps, "--out", probe)
-    per_step = (seconds[PROBE + 1] - seconds[1]) / PROBE
-    steps = max(100, round(60 * MINUTES / per_step))
     place = out / job.name
-    spent = sfumato(*begin, "--steps", steps, "--out", place)
+    spent = sfumato(*begin, "--minutes", MINUTES, "--out", place)
     metrics = ["fd", "kd", "precision", "recall", "coverage"]
     metrics += [] if job.codec == "dae" or job.prior == "gan" else ["bits"]
     sfumato("score", place, DATA, "--metrics", *metrics, "-n", SCORED, "--split", "train")
     command = [sys.executable, "-m", "sfumato", "info", str(place), "--json"]
     about = json.loads(subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout)
     scores = json.loads((place / "scores.json").read_text())["scores"]
-    found = {"steps": steps, "cpu_minutes": round(spent / 60, 1), "parameters": about["parameters"]}
+    found = {
+        "steps": about["steps"],
+        "minutes": MINUTES,
+        "cpu_minutes": round(spent / 60, 1),
+        "parameters": about["parameters"],
+    }
     found |= {"scores": scores}
-    found |= {"command": shlex.join(["sfumato", *map(str, [*begin, "--steps", steps, "--out", place])])}
+    found |= {"command": shlex.join(["sfumato", *map(str, [*begin, "--minutes", MINUTES, "--out", place])])}
     record.write_text(json.dumps(found | {"when": time.strftime("%Y-%m-%d")}, indent=1))
 
 
@@ -166,7 +164,7 @@ class Titled:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/priors"))
-    parser.add_argument("--only", nargs="*", default=[""])
+    parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--time", action="store_true")
     arguments = parser.parse_args()
     out = arguments.out if arguments.out.is_absolute() else ROOT / arguments.out
@@ -175,7 +173,7 @@ def main() -> None:
         clock(out)
         return
     for job in jobs():
-        if any(word in job.name for word in arguments.only):
+        if not arguments.only or {job.codec, job.prior} & {*arguments.only}:
             run(job, out)
 
 
