@@ -8,11 +8,11 @@ anew with other seeds, they move by about 3 %.
 
 A young net flatters noise, which mends what it gets wrong: after 4,500 steps, and 300 samples, the default solver at 12
 stood 11 % behind ancestral sampling at 250, and without noise no solver came near (29.5 for dpm++2m at 12, 25.5 for
-DDIM at 50, 20.7 for ancestral sampling at 250). Of another net after 12,000 steps it stood 4 to 6 % behind, 600 samples.
-So this one, of a third seed, learns for 15,000.
+DDIM at 50, 20.7 for ancestral sampling at 250). Of another net after 12,000 steps it stood 4 to 6 % behind, at 600
+samples. So this one, of a third seed, learns for 15,000.
 
-Holds:  `default`      sde-dpm++2m, the recipe's own, at 12 evaluations is no further than DDIM at 50, and no further than
-                       ancestral sampling at 250, each times 1.05
+Holds:  `default`      sde-dpm++2m, the recipe's own, at 12 evaluations is no further than DDIM at 50, and no further
+                       than ancestral sampling at 250, each times 1.05
         `quiet`        dpm++2m, the same without noise, at 12 is no further than DDIM at 50, times 1.05
         `orders`       at 8 evaluations the second-order solver is nearer than DDIM, and DDIM with η = 0 nearer than
                        ancestral sampling (Song et al. 2020, arXiv:2010.02502)
@@ -46,15 +46,8 @@ def main() -> None:
     train = pictures(data, SIDE, 1)
     torch.manual_seed(SEED)
     system = build("ddpm", side=SIDE, channels=1, schedule="cosine")
-    how = replace(plan("ddpm", "prior", "s"), steps=STEPS)
-    learn(
-        system.stages()["prior"],
-        Memory({"image": train["image"]}, BATCH, SEED),
-        how,
-        say="ddpm",
-        precision="bf16",
-        seed=SEED,
-    )
+    how, rows = replace(plan("ddpm", "prior", "s"), steps=STEPS), Memory({"image": train["image"]}, BATCH, SEED)
+    learn(system.stages()["prior"], rows, how, say="ddpm", precision="bf16", seed=SEED)
     features = extractor("mobilenetv2")
     chosen = torch.randperm(len(train["image"]), generator=torch.Generator().manual_seed(0))[:10_000]
     real = gather(features, train["image"][chosen].split(64))

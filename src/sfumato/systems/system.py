@@ -163,9 +163,10 @@ class System(nn.Module):
         """
         prior, seeds = self._prior(), self._seeds(n, seeds)
         _check_options(prior, options)
-        guided = guidance != 1.0 or any(name.endswith("guidance") for name in options)  # variance_guidance, …
+        if guidance != 1.0 and self.conditioner is None:
+            raise UsageError("Guidance needs a condition, and this system was built without one.")
         images = []
-        for rows, noise, condition, null in self.rows(seeds, batch, given, guided):
+        for rows, noise, condition, null in self.rows(seeds, batch, given):
             held = None if known is None else (known[0][rows].to(self.device), known[1][rows].to(self.device))
             z = prior.sample(condition, noise, null=null, guidance=guidance, known=held, **options)
             images.append(self.codec.decode(z).clamp(-1, 1))
@@ -174,17 +175,17 @@ class System(nn.Module):
         return torch.cat(images)[:n]
 
     def rows(
-        self, seeds: Sequence[int], batch: int, given: Given | None = None, guided: bool = False
+        self, seeds: Sequence[int], batch: int, given: Given | None = None
     ) -> Iterator[tuple[list[int], Noise, Condition, Condition | None]]:
         """What a prior needs to draw an image for each seed, batch by batch: (which rows, their noise, their condition,
-        the null condition where guided). The last batch is filled up with its last row: rows of one shape do not sway
-        each other."""
+        the null condition if there is a conditioner). Priors leave the null alone where nothing is guided. The last
+        batch is filled up with its last row: rows of one shape do not sway each other."""
         n = len(seeds)
         given = _rows(given, n) if self.conditioner is not None else {}
         for start in range(0, n, batch):
             rows = [min(i, n - 1) for i in range(start, start + batch)]
             noise = Noise.each([seeds[i] for i in rows], self.device)
-            condition, null = self._condition({key: _take(value, rows) for key, value in given.items()}, batch, guided)
+            condition, null = self._condition({key: _take(value, rows) for key, value in given.items()}, batch)
             yield rows, noise, condition, null
 
     @property
@@ -299,11 +300,9 @@ class System(nn.Module):
             )
         return self.prior
 
-    def _condition(self, given: Given, rows: int, guided: bool = False) -> tuple[Condition, Condition | None]:
-        """The condition, and the null condition where guidance needs it. Nothing given is the null condition."""
+    def _condition(self, given: Given, rows: int) -> tuple[Condition, Condition | None]:
+        """The condition, and the null condition to guide away from. Nothing given is the null condition."""
         if self.conditioner is None:
-            if guided:
-                raise UsageError("Guidance needs a condition, and this system was built without one.")
             return Condition.none(rows), None
         unknown = [key for key in given if key not in (*self.conditioner.keys, "mask")]
         if unknown:
@@ -311,9 +310,7 @@ class System(nn.Module):
                 f"The system is not conditioned on {unknown[0]!r}. {nearest(unknown[0], self.conditioner.keys)}"
             )
         null = self.conditioner.null(rows)
-        if not given:
-            return null, null if guided else None
-        return self.conditioner(given), null if guided else None
+        return self.conditioner(given) if given else null, null
 
     def _by_parts(self, function: Callable[[Tensor], Tensor], x: Tensor, batch: int) -> Tensor:
         return torch.cat([function(part.to(self.device)) for part in x.split(batch)])
