@@ -137,8 +137,8 @@ def main() -> None:
     figure, axes = canvas(3, 1, width=4.6, height=4.6)
     show(axes[0, 0], dial, 8, f"one net, softness {', '.join(map(str, SHOWN))} (rows)")
     show(axes[0, 1], rolled[:6], 1, "drawn 32 wide, grown to 96")
-    for name, found in costs.items():
-        axes[0, 2].plot(list(found), list(found.values()), "o-", label=name)
+    for name, bits in costs.items():
+        axes[0, 2].plot(list(bits), list(bits.values()), "o-", label=name)
     axes[0, 2].set(xlabel="softness", ylabel="bits / dimension (bound)", title="what a net must be told")
     axes[0, 2].legend()
     write(
