@@ -296,6 +296,9 @@ class Diffusion(Prior):
         assert z is not None
         return z if known is None else torch.where(known[1], known[0], z)
 
+    # so that a wrong option is answered with the nearest
+    sample.__signature__ = inspect.signature(trajectory)  # type: ignore[attr-defined]
+
     def rolling(self, move: Move, fresh: Tensor, softness: float | None = None) -> Rolling | None:
         """How our order goes on when the picture moves by a stride; None where it does not (rolling.py)."""
         path = self._path(softness, None)
@@ -337,9 +340,6 @@ class Diffusion(Prior):
         while True:
             yield denoise(now.z, now.t).x
             *_, now = solve(step, path, denoise, rolling.moved(now, size * draw()), turn, draw)
-
-    # so that a wrong option is answered with the nearest
-    sample.__signature__ = inspect.signature(trajectory)  # type: ignore[attr-defined]
 
     @torch.no_grad()
     def invert(
