@@ -42,7 +42,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "fixed": {"learned": False},
 }
 SEEDS = (0, 1)
-STEPS, TESTED = 2_500, 1_000
+STEPS, TESTED = 1_800, 1_000
 
 
 def main() -> None:
