@@ -1,7 +1,7 @@
 """All priors over the same latents of the same pictures, with the same minutes each: for docs/results.md.
 
     python studies/priors.py --out runs/priors                  all jobs, one after the other, on one thread
-    python studies/priors.py --out runs/priors --only vae gan   those over that codec, or with that prior
+    python studies/priors.py --out runs/priors --only vae gan   those over that codec, with that prior, or of that name
     python studies/priors.py --out runs/priors --time           the seconds a picture takes, in one process, alternating
 
 Three codecs are trained once on the full emoji set at 32 pixels (a VQ-VAE, a VAE, a DAE: 8 × 8 positions each), then
@@ -173,7 +173,7 @@ def main() -> None:
         clock(out)
         return
     for job in jobs():
-        if not arguments.only or {job.codec, job.prior} & {*arguments.only}:
+        if not arguments.only or {job.codec, job.prior, job.name} & {*arguments.only}:
             run(job, out)
 
 
