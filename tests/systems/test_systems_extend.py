@@ -142,29 +142,40 @@ def covariance_of_rows(width: int) -> torch.Tensor:
     return SIZE**2 * RHO ** (places[:, None] - places).abs()
 
 
+def columns(softness: float = 0.3, width: int = 16, steps: int = 120) -> System:
+    """The exact denoiser of the process, column by column."""
+    data = Grid(1, 1, width)
+    basis = Identity(data)
+    column = basis.centres()[1]
+    place = (column - column.min()) / (column.max() - column.min())
+    path = Staggered(basis.group, place, softness=softness, low=-11.0, sized=False)
+    system = System(
+        Components(basis, eight_bit=False), Diffusion(data, Exact(covariance_of_rows(width)), path, "data", steps=steps)
+    )
+    path.variance.fill_(SIZE**2)
+    return system
+
+
+def assert_the_process_goes_on(y: torch.Tensor, first: int, slack: float) -> None:
+    """Innovations of the columns from `first` on are N(0, 1), and know nothing of the columns before: y (n, width) in
+    units of SIZE; 4 standard errors, and `slack` for the solver."""
+    drawn, n = torch.arange(first, y.shape[-1]), len(y)
+    fresh = (y[:, drawn] - RHO * y[:, drawn - 1]) / math.sqrt(1 - RHO**2)
+    assert (fresh.square().mean(0) - 1).abs().max() < 4 * math.sqrt(2 / n) + slack
+    assert fresh.mean(0).abs().max() < 4 / math.sqrt(n)
+    for back in (1, 2, 3):
+        assert (fresh * y[:, drawn - back]).mean(0).abs().max() < 4 / math.sqrt(n) + slack
+
+
 @pytest.mark.parametrize(("softness", "steps"), [(1.0, 40), (0.3, 80)])
 def test_a_diffusion_that_holds_the_finished_columns_continues_the_process(softness, steps):
     """GUD's soft conditioning with the exact denoiser: the same oracle, through the whole sampler, all columns at once
     and from left to right. 4 standard errors are 0.13 of a variance and 0.09 of a correlation; the solver's own error
     is below 0.01 at these steps, measured with twice as many (a column has a third of them where s = 0.3)."""
-    data = Grid(1, 1, 8)
-    basis = Identity(data)
-    column = basis.centres()[1]
-    place = (column - column.min()) / (column.max() - column.min())
-    path = Staggered(basis.group, place, softness=softness, low=-11.0, sized=False)
-    net = Exact(covariance_of_rows(8))
-    prior = Diffusion(data, net, path, "data", steps=steps)
-    system = System(Components(basis, eight_bit=False), prior)
-    path.variance.fill_(SIZE**2)
     x = start(2000, 8)[:, :, :1]
-    y = system.extend(x, 12, stride=4, batch=500)[:, 0, 0] / SIZE
+    y = columns(softness, 8, steps).extend(x, 12, stride=4, batch=500)[:, 0, 0] / SIZE
     assert torch.equal(y[:, :8], x[:, 0, 0] / SIZE)
-    drawn = torch.arange(8, 20)
-    fresh = (y[:, drawn] - RHO * y[:, drawn - 1]) / math.sqrt(1 - RHO**2)
-    assert (fresh.square().mean(0) - 1).abs().max() < 4 * math.sqrt(2 / 2000) + 0.01
-    assert fresh.mean(0).abs().max() < 4 / math.sqrt(2000)
-    for back in (1, 2, 3):
-        assert (fresh * y[:, drawn - back]).mean(0).abs().max() < 4 / math.sqrt(2000) + 0.01
+    assert_the_process_goes_on(y, 8, slack=0.01)
 
 
 def test_a_stride_is_a_multiple_of_the_cell():
@@ -325,20 +336,6 @@ def test_what_cannot_be_upscaled_is_refused():
 # ---- an order that rolls along ----
 
 
-def columns(softness: float = 0.3, width: int = 16, steps: int = 120) -> System:
-    """The exact denoiser of the process, column by column."""
-    data = Grid(1, 1, width)
-    basis = Identity(data)
-    column = basis.centres()[1]
-    place = (column - column.min()) / (column.max() - column.min())
-    path = Staggered(basis.group, place, softness=softness, low=-11.0, sized=False)
-    system = System(
-        Components(basis, eight_bit=False), Diffusion(data, Exact(covariance_of_rows(width)), path, "data", steps=steps)
-    )
-    path.variance.fill_(SIZE**2)
-    return system
-
-
 @pytest.mark.parametrize("solver", ["dpm++2m", "ddim", "sde-dpm++2m"])
 def test_a_rolling_order_continues_the_process(solver):
     """The same oracle: innovations of what is drawn are N(0, SIZE²) and know nothing of the columns before, at the seam
@@ -349,12 +346,7 @@ def test_a_rolling_order_continues_the_process(solver):
     x = start(2000, 16)[:, :, :1]
     y = system.extend(x, 22, stride=2, batch=500, solver=solver, steps=steps)[:, 0, 0] / SIZE
     assert torch.equal(y[:, :16], x[:, 0, 0] / SIZE)
-    drawn = torch.arange(16, 38)
-    fresh = (y[:, drawn] - RHO * y[:, drawn - 1]) / math.sqrt(1 - RHO**2)
-    assert (fresh.square().mean(0) - 1).abs().max() < 4 * math.sqrt(2 / 2000) + 0.02
-    assert fresh.mean(0).abs().max() < 4 / math.sqrt(2000)
-    for back in (1, 2, 3):
-        assert (fresh * y[:, drawn - back]).mean(0).abs().max() < 4 / math.sqrt(2000) + 0.02
+    assert_the_process_goes_on(y, 16, slack=0.02)
 
 
 def test_a_rolling_order_rolls_where_it_can_and_a_longer_one_begins_with_the_shorter():
@@ -402,3 +394,8 @@ def test_other_orders_do_not_roll():
     for order in ("rows", "blocks"):
         assert _rolls(made("gud-columns", 32, softness="0.2", order=order), 4, {}) is None
     assert _rolls(made("gud-wavelet", 32), 8, {}) is None
+
+
+def test_rolling_without_a_condition_refuses_guidance_as_sampling_does():
+    with pytest.raises(UsageError, match="Guidance needs a condition"):
+        columns(steps=20).extend(start(1, 16)[:, :, :1], 4, guidance=2.0)

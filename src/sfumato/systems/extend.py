@@ -136,7 +136,7 @@ def _by_turns(system: System, task: _Task, rolling: Any, done: int) -> Tensor:
     hole = (torch.arange(wide, device=z.device) >= kept).expand(1, 1, high, wide)
     mask = ~codec.reach(hole).expand_as(z)
     own, grown = [derive(seed, "extend", 0) for seed in task.seeds], list[Tensor]()
-    for rows, noise, condition, null in system.rows(own, batch, task.given):
+    for rows, noise, condition, null in system.rows(own, batch, task.given, guidance):
         walk = prior.roll(rolling, condition, noise, (z[rows], mask[rows]), null=null, guidance=guidance, **options)
         columns = []
         for k, x in enumerate(islice(walk, turns)):

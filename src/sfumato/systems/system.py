@@ -163,10 +163,8 @@ class System(nn.Module):
         """
         prior, seeds = self._prior(), self._seeds(n, seeds)
         _check_options(prior, options)
-        if guidance != 1.0 and self.conditioner is None:
-            raise UsageError("Guidance needs a condition, and this system was built without one.")
         images = []
-        for rows, noise, condition, null in self.rows(seeds, batch, given):
+        for rows, noise, condition, null in self.rows(seeds, batch, given, guidance):
             held = None if known is None else (known[0][rows].to(self.device), known[1][rows].to(self.device))
             z = prior.sample(condition, noise, null=null, guidance=guidance, known=held, **options)
             images.append(self.codec.decode(z).clamp(-1, 1))
@@ -175,11 +173,13 @@ class System(nn.Module):
         return torch.cat(images)[:n]
 
     def rows(
-        self, seeds: Sequence[int], batch: int, given: Given | None = None
+        self, seeds: Sequence[int], batch: int, given: Given | None = None, guidance: float = 1.0
     ) -> Iterator[tuple[list[int], Noise, Condition, Condition | None]]:
         """What a prior needs to draw an image for each seed, batch by batch: (which rows, their noise, their condition,
         the null condition if there is a conditioner). Priors leave the null alone where nothing is guided. The last
         batch is filled up with its last row: rows of one shape do not sway each other."""
+        if guidance != 1.0 and self.conditioner is None:
+            raise UsageError("Guidance needs a condition, and this system was built without one.")
         n = len(seeds)
         given = _rows(given, n) if self.conditioner is not None else {}
         for start in range(0, n, batch):

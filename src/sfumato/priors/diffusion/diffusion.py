@@ -265,12 +265,10 @@ class Diffusion(Prior):
             return noise.normal(*self.space.shape).to(eps)
 
         eps = noise.normal(*self.space.shape) if start is None else check(self.space, start)
-        z, at = torch.as_tensor(path.terminal).to(eps) * eps, at.to(eps)
-        if known is not None:
-            value, mask = known
-            first = level(path, at[0].expand(len(z)), z)
-            z = torch.where(mask, first.alpha * value + first.sigma * eps, z)
-            step = hold(step, value, mask, rounds) if path.scalar else step
+        at = at.to(eps)
+        z = _begun(path, at[0], eps, known)
+        if known is not None and path.scalar:
+            step = hold(step, *known, rounds)
         for state in solve(step, path, denoise, z, at, draw):
             yield state
             if float(state.t[0]) <= stop:
@@ -323,20 +321,21 @@ class Diffusion(Prior):
     ) -> Iterator[Tensor]:
         """Draws on and on beside what is known (rolling.py): x̂ at the end of every turn, a stride further on each time,
         of which the components `done` are finished. Options are those of `trajectory`."""
-        path, (value, mask), steps = rolling.path, known, self.steps if steps is None else steps
+        path, steps = rolling.path, self.steps if steps is None else steps
         guided = lambda path: self.denoiser(condition, null, guidance, interval=interval, rescale=rescale, path=path)
-        step, held = configure(solver or self.solver, eta, variance), Held(path, mask)
+        step, held = configure(solver or self.solver, eta, variance), Held(path, known[1])
 
         def draw() -> Tensor:
-            return noise.normal(*self.space.shape).to(value)
+            return noise.normal(*self.space.shape).to(known[0])
 
         # up to the first turn's end beside the picture, which is held
-        size, eps, last = torch.as_tensor(path.terminal).to(value), draw(), float(held.last.max())
-        first = level(held, value.new_ones(len(value)), value)
-        z = torch.where(mask, first.alpha * value + first.sigma * eps, size * eps)
-        *_, now = solve(step, held, guided(held), z, time_of(rolling.turn(steps, last) / last).to(z), draw)
+        last = float(held.last.max())
+        at = time_of(rolling.turn(steps, last) / last).to(known[0])
+        z = _begun(held, at[0], draw(), known)
+        *_, now = solve(step, held, guided(held), z, at, draw)
         turn, denoise = time_of(rolling.turn(steps)).to(z), guided(path)
         now = State(now.z, turn[-1].expand(len(z)))
+        size = torch.as_tensor(path.terminal).to(z)
         while True:
             yield denoise(now.z, now.t).x
             *_, now = solve(step, path, denoise, rolling.moved(now, size * draw()), turn, draw)
@@ -379,6 +378,16 @@ class Diffusion(Prior):
                 raise UsageError("The discrete bound belongs to a chain of T steps, and this path has no levels.")
             return bound.discrete(self.path, denoise, z, noise, self.levels, self.eight_bit)
         return bound.continuous(self.path, denoise, z, noise, self.points, self.eight_bit)
+
+
+def _begun(path: Path, t: Tensor, eps: Tensor, known: Known | None) -> Tensor:
+    """The latent where a path begins, at t (): noise of its terminal size, and what is known at its level there."""
+    z = torch.as_tensor(path.terminal).to(eps) * eps
+    if known is None:
+        return z
+    value, mask = known
+    first = level(path, t.expand(len(eps)), eps)
+    return torch.where(mask, first.alpha * value + first.sigma * eps, z)
 
 
 def clamped(x: Tensor, kind: Clamp, quantile: float = 0.995) -> Tensor:
