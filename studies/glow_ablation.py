@@ -1,7 +1,11 @@
 """What Glow's parts are worth, at equal steps: how channels are mixed, what a coupling does, who knows the split half.
 
-Five flows on emoji of 16 × 16 pixels (colour, 8 bits), two levels of six steps, width 48; two seeds each; bits per
-dimension of emoji never seen, dequantised with the same noise for all.
+    python studies/glow_ablation.py --data PATH        a folder with train/ and test/, as CIFAR-10's PNG files come
+
+Five flows on CIFAR-10 at 16 × 16 pixels (colour, 8 bits), two levels of eight steps, width 48; two seeds each; bits per
+dimension of 1,000 test pictures, dequantised with the same noise for all. (A run on emoji, six steps a level and 900
+steps of training, had affine before additive by 0.47 bits, and could not order the rest: lu 4.65, shuffle and reverse
+4.60 and 4.61, fixed 4.66. Emoji are few, and flat; the claims are of natural pictures.)
 
     lu         invertible 1×1 convolutions, affine couplings, learned priors of split and top: the published one
     shuffle    a fixed random permutation of the channels in place of the convolution
@@ -15,6 +19,7 @@ holds, decided before training: the claim is true of the mean over seeds and of 
 
 from __future__ import annotations
 
+import argparse
 import itertools
 from typing import Any
 
@@ -37,18 +42,22 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "fixed": {"learned": False},
 }
 SEEDS = (0, 1)
-STEPS = 900
+STEPS, TESTED = 1_800, 1_000
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="../data/cifar10")
+    data = parser.parse_args().data
     torch.set_num_threads(1)
-    train, test = pictures("emoji", 16, 3)["image"], pictures("emoji", 16, 3, split="unseen-emoji")["image"]
+    train, test = pictures(f"{data}/train", 16, 3)["image"], pictures(f"{data}/test", 16, 3)["image"]
+    test = test[torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:TESTED]]
     bits: dict[str, list[float]] = {name: [] for name in VARIANTS}
     curves: dict[str, list[tuple[int, float]]] = {}
     for seed in SEEDS:
         for name, parts in VARIANTS.items():
             torch.manual_seed(seed)
-            flow = Flow(SPACE, Glow(SPACE, **{"levels": 2, "steps": 6, "width": 48, **parts}))
+            flow = Flow(SPACE, Glow(SPACE, **{"levels": 2, "steps": 8, "width": 48, **parts}))
             system = System(Pixels(SPACE, "dequantised"), flow)
             plan = Plan(steps=STEPS, rate=2e-3, ema=0.99)
             found = learn(system, Memory({"image": train}, 32, seed), plan, seed=seed, say=f"{name}, seed {seed}")
@@ -70,7 +79,7 @@ def main() -> None:
     low, high = min(map(min, bits.values())), max(map(max, bits.values()))
     axes[0][1].set_ylim(low - 0.3 * (high - low), high + 0.1 * (high - low))
     axes[0][1].set_xticks(range(len(bits)), list(bits))
-    axes[0][1].set_title("bits per dimension of unseen emoji")
+    axes[0][1].set_title("bits per dimension of test pictures")
 
     def ordered(*names: str) -> bool:
         means = [sum(bits[n]) for n in names]
@@ -86,7 +95,7 @@ def main() -> None:
             "coupling": ordered("lu", "additive"),
             "prior": ordered("lu", "fixed"),
         },
-        {"bits_per_dim": bits, "steps": STEPS, "train": len(train), "test": len(test)},
+        {"bits_per_dim": bits, "data": "CIFAR-10, 16×16", "steps": STEPS, "train": len(train), "test": len(test)},
         figure,
     )
 
