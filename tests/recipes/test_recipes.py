@@ -10,6 +10,7 @@ import torch
 from sfumato import recipes
 from sfumato.core.errors import Misfit, UnknownName, UsageError
 from sfumato.core.noise import Noise
+from sfumato.priors.orders import order_of
 from sfumato.recipes.table import Dial
 from sfumato.systems import Cascade, System
 
@@ -219,6 +220,32 @@ def test_sequence_priors_model_every_latent(codec, prior):
     x = system.eval().sample(1, {"label": [1]}, seeds=[3], batch=1, **options)
     assert x.shape == (1, 3, side, side)
     assert torch.equal(x, system.sample(1, {"label": [1]}, seeds=[3], batch=1, **options))
+
+
+@pytest.mark.parametrize("name", ["vq-ar", "pixel-ar"])
+def test_the_order_and_the_attention_are_dials(name):
+    """DALL·E's layers by row, column, row, row, …, the last a neighbourhood; a line of the column order is a column."""
+    make = lambda **dials: build(name, size="s", side=16 if name == "vq-ar" else 8, channels=2, **dials).prior
+    plain = make()
+    assert plain.order == "raster"
+    assert set(plain.net.patterns) == {None}
+    assert plain.net.origins is None
+    height, width = plain.line.layout
+    assert make(order="halton").places.tolist() == order_of("halton", plain.line).tolist()
+    assert make(order="any").net.origins is not None
+    for order, line in (("raster", width), ("column", height)):
+        net = make(order=order, attention="sparse").net
+        assert [(p.name, p.line) for p in net.patterns] == [(n, line) for n in ("row", "column", "row", "convolution")]
+    with pytest.raises(UsageError, match=r"'halton' does not offer. Take --attention full"):
+        make(order="halton", attention="sparse")
+
+
+def test_augmentation_is_a_dial_that_leaves_the_colours_of_latents_alone():
+    for design in ("modern", "sngan", "dcgan"):
+        assert build("gan", size="xs", side=16, design=design).prior.augment == ()
+        system = build("gan", size="xs", side=16, design=design, augment=True)
+        assert system.prior.augment == ("colour", "translation", "cutout")
+    assert build("latent-gan", size="xs", side=16, augment=True).prior.augment == ("translation", "cutout")
 
 
 def test_dials_are_read_in_their_own_type():

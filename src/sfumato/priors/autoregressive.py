@@ -147,10 +147,13 @@ class Autoregressive(Prior):
     ) -> Tensor:
         """temperature divides the logits (0: always the likeliest); top_k and top_p keep the likeliest tokens. `known`
         positions are kept as given, wherever they are, and what comes after them sees them. `order`, of a prior that
-        learned any: a name of priors.orders, "random" being another for each image, or "known", what is known first."""
+        learned any: a name of priors.orders, "random" being another for each image, or "known", what is known first
+        (the default where something is, else the raster)."""
         if not self.tokens and (temperature != 1 or top_k is not None or top_p != 1):
             raise UsageError("temperature, top_k and top_p choose among tokens; this prior draws continuous vectors.")
         value, mask = (None, None) if known is None else (to_rows(self.space, part) for part in known)
+        if order is None and self.order == "any" and mask is not None:
+            order = "known"
         visits = self._visits() if order is None else self._wanted(order, noise, mask)
         value, mask = (None if part is None else taken(part, visits) for part in (value, mask))
         # all drawn before: how many numbers a row uses does not depend on what it draws

@@ -29,9 +29,11 @@ PUBLISHED_SIDE = {"modern": 256, "sngan": 32, "dcgan": 64}
 PENALTY = {32: 0.05, 64: 2.0, 256: 150.0}  # by side: γ of R3GAN on CIFAR-10 and on FFHQ, at the start of its training
 
 
-def game(design: Design, size: Size, space: Grid, doors: Doors, pictures: bool) -> Adversarial:
-    """`pictures`: whether the latent is a picture in [−1, 1], whose values tanh bounds where the paper has it so."""
+def game(design: Design, size: Size, space: Grid, doors: Doors, pictures: bool, augment: bool = False) -> Adversarial:
+    """`pictures`: whether the latent is a picture in [−1, 1], whose values tanh bounds where the paper has it so, and
+    whose colours `augment` may change; of other latents it changes places only."""
     vector = doors.vector
+    changes = (("colour",) if pictures else ()) + ("translation", "cutout") if augment else ()
     if design == "sngan":
         widths = SNGAN[size]
         return Adversarial(
@@ -39,6 +41,7 @@ def game(design: Design, size: Size, space: Grid, doors: Doors, pictures: bool) 
             SNGenerator(space, width=widths[0], vector=vector, bounded=pictures),
             SNDiscriminator(space, width=widths[1], vector=vector),
             loss="hinge",
+            augment=changes,
         )
     if design == "dcgan":
         width = DCGAN[size]
@@ -49,6 +52,7 @@ def game(design: Design, size: Size, space: Grid, doors: Doors, pictures: bool) 
             loss="non-saturating",
             r1=0.1,
             every=4,
+            augment=changes,
         )
     dims = GAME[size]
     patch = dims.patch if pictures else 1  # a latent's positions are patches already
@@ -69,6 +73,7 @@ def game(design: Design, size: Size, space: Grid, doors: Doors, pictures: bool) 
         r1=weight,
         r2=weight,
         every=1 if size == "paper" else 4,
+        augment=changes,
     )
 
 
@@ -80,8 +85,13 @@ def gan(
     classes: int = 0,
     text: bool = False,
     design: Design = "modern",
+    augment: bool = False,
 ) -> System:
-    """A generator draws pixels from noise; a critic tells them from real ones (arXiv:2501.05441, arXiv:1406.2661)."""
+    """A generator draws pixels from noise; a critic tells them from real ones (arXiv:2501.05441, arXiv:1406.2661).
+
+    With `augment` the critic sees each picture with its colours and place changed and a part cut out: for some hundreds
+    or thousands of pictures, which it would learn by heart (arXiv:2006.10738).
+    """
     space = Grid(channels, *[side_for(size, side, paper=PUBLISHED_SIDE[design])] * 2)
     conditioner, doors = given(size, classes, text)
-    return System(Pixels(space), game(design, size, space, doors, pictures=True), conditioner)
+    return System(Pixels(space), game(design, size, space, doors, True, augment), conditioner)

@@ -16,7 +16,7 @@ from sfumato.core.contracts import Codec
 from sfumato.core.errors import UsageError
 from sfumato.core.space import Grid, Tokens
 from sfumato.recipes.given import given
-from sfumato.recipes.priors import PRIORS, prior_over
+from sfumato.recipes.priors import PRIORS, Attention, Order, prior_over
 from sfumato.recipes.sizes import Size, planner, side_for
 from sfumato.recipes.table import RECIPES, Recipe, add, build
 from sfumato.systems import System
@@ -109,12 +109,14 @@ def over(
     text: bool,
     recipe: str | None = None,
     only: tuple[type, ...] | None = None,
+    **options: Any,
 ) -> System:
     """The named prior over the named codec's latents, given labels, captions, both or neither. `recipe` is the one
-    whose published codec stands in at size "paper", and `only` the kinds of latent that it is for."""
+    whose published codec stands in at size "paper", `only` the kinds of latent that it is for, and `options` are those
+    of the prior's builder."""
     first = codec_of(codec, size, side, channels, recipe)
     conditioner, doors = given(size, classes, text, attended=PRIORS[prior].attended)
-    return System(first, prior_over(prior, first, size, doors, only, recipe or ""), conditioner)
+    return System(first, prior_over(prior, first, size, doors, only, recipe or "", **options), conditioner)
 
 
 @add("ldm", planner("diffusion"))
@@ -151,9 +153,16 @@ def vq_ar(
     classes: int = 0,
     text: bool = False,
     codec: str = "vqvae",
+    order: Order = "raster",
+    attention: Attention = "full",
 ) -> System:
-    """The tokens of a quantising autoencoder one after another, by a causal transformer (arXiv:2012.09841)."""
-    return over("autoregressive", codec, size, side, channels, classes, text, "vq-ar", only=(Tokens,))
+    """The tokens of a quantising autoencoder one after another, by a causal transformer (arXiv:2012.09841).
+
+    Trained in the order "any", it fills a hole having seen all that is around it, at some cost to each single order
+    (arXiv:2404.09562). "sparse" attention is DALL·E's, along rows and columns (arXiv:2102.12092).
+    """
+    own: dict[str, Any] = {"order": order, "attention": attention}
+    return over("autoregressive", codec, size, side, channels, classes, text, "vq-ar", only=(Tokens,), **own)
 
 
 @add("latent-gan", planner("adversarial"))
@@ -164,9 +173,13 @@ def latent_gan(
     classes: int = 0,
     text: bool = False,
     codec: str = "dae",
+    augment: bool = False,
 ) -> System:
-    """An autoencoder makes pictures small, a generator draws there in one pass (arXiv:2501.05441, arXiv:2112.10752)."""
-    return over("gan", codec, size, side, channels, classes, text)
+    """An autoencoder makes pictures small, a generator draws there in one pass (arXiv:2501.05441, arXiv:2112.10752).
+
+    With `augment` the critic sees latents moved and cut out, as small sets want it (arXiv:2006.10738).
+    """
+    return over("gan", codec, size, side, channels, classes, text, augment=augment)
 
 
 def composed(name: str) -> Recipe | None:

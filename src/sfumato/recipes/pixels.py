@@ -6,12 +6,11 @@ from typing import Literal
 
 from sfumato.codecs.pixels import Pixels
 from sfumato.conditioners import Picture, Several
-from sfumato.core.space import Grid, Tokens
-from sfumato.likelihoods import Categorical
-from sfumato.priors.autoregressive import Autoregressive
+from sfumato.core.space import Grid
 from sfumato.priors.diffusion import EDM, Diffusion, Rectified, cosine, linear
 from sfumato.recipes.given import given
-from sfumato.recipes.networks import causal, unet
+from sfumato.recipes.networks import unet
+from sfumato.recipes.priors import Attention, Order, chain
 from sfumato.recipes.sizes import PIXEL_GPT, PIXEL_UNET, Size, planner, side_for
 from sfumato.recipes.table import add
 from sfumato.systems import Cascade, System
@@ -84,16 +83,18 @@ def pixel_ar(
     classes: int = 0,
     text: bool = False,
     levels: int = 256,
+    order: Order = "raster",
+    attention: Attention = "full",
 ) -> System:
     """Image GPT: the values of the pixels one after another, by a causal transformer (Chen et al. 2020).
 
-    Fewer `levels` are coarser colours: quicker to learn, and no longer a likelihood of the 8-bit picture.
+    Fewer `levels` are coarser colours: quicker to learn, and no longer a likelihood of the 8-bit picture. Trained in
+    the order "any", it fills a hole having seen all that is around it (arXiv:2404.09562). "sparse" attention looks
+    along rows and columns, and costs less where pictures are large (arXiv:1904.10509, arXiv:2102.12092).
     """
     codec = Pixels(Grid(channels, *[side_for(size, side, paper=32)] * 2), "tokens", levels=levels)
     conditioner, doors = given(size, classes, text)
-    assert isinstance(codec.space, Tokens)
-    net = causal(PIXEL_GPT[size], codec.space, doors)
-    return System(codec, Autoregressive(codec.space, net, Categorical(codec.space.vocab)), conditioner)
+    return System(codec, chain(codec.space, PIXEL_GPT[size], doors, order, attention), conditioner)
 
 
 @add("cascade", planner("diffusion"))

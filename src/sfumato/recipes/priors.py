@@ -9,9 +9,10 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Literal
 
 from sfumato.core.contracts import Codec, Prior
-from sfumato.core.errors import Misfit
+from sfumato.core.errors import Misfit, UsageError
 from sfumato.core.registry import Registry
 from sfumato.core.space import Grid, Sequence, Space, Tokens, rows
 from sfumato.likelihoods import Categorical, DiscretisedLogisticMixture, Mixture, Normal
@@ -24,7 +25,10 @@ from sfumato.recipes.adversarial import game
 from sfumato.recipes.given import Doors
 from sfumato.recipes.networks import causal, glow, ladder, masked, unet, vector_net
 from sfumato.recipes.networks import dit as dit_net
-from sfumato.recipes.sizes import DEEP_VAE, DIT, GLOW, HEAD, LATENT_UNET, MASKED, TOKEN_GPT, VDVAE, Rungs, Size
+from sfumato.recipes.sizes import DEEP_VAE, DIT, GLOW, HEAD, LATENT_UNET, MASKED, TOKEN_GPT, VDVAE, Rungs, Size, Trunk
+
+Order = Literal["raster", "column", "snake", "halton", "random", "any"]  # priors.orders, and all of them
+Attention = Literal["full", "sparse"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Choice:
     whether labels go to its cross-attention instead of to the modulating vector. values: what is built instead over
     8-bit values on a grid, of which a prior must say probabilities and no density."""
 
-    build: Callable[[Space, Size, Doors], Prior]
+    build: Callable[..., Prior]  # (space, size, doors, and options of its own)
     spaces: tuple[type, ...]
     plan: str
     attended: bool = False
@@ -55,15 +59,21 @@ YIELD = {Grid: "dae, vae", Tokens: "vqvae, dvae, fsq, vqgan"}  # the codecs that
 
 
 def prior_over(
-    name: str, codec: Codec, size: Size, doors: Doors, only: tuple[type, ...] | None = None, recipe: str = ""
+    name: str,
+    codec: Codec,
+    size: Size,
+    doors: Doors,
+    only: tuple[type, ...] | None = None,
+    recipe: str = "",
+    **options: Any,
 ) -> Prior:
     """The prior over the codec's latents; Misfit, with those that would do, where it does not model their kind. A
-    recipe may be for `only` some of the kinds that its prior models."""
+    recipe may be for `only` some of the kinds that its prior models. `options` are the builder's own."""
     choice = PRIORS[name]
     spaces = choice.spaces if only is None else only
     if isinstance(codec.space, spaces):
         made = choice.values if codec.of_values and choice.values is not None else choice.build
-        return made(codec.space, size, doors)
+        return made(codec.space, size, doors, **options)
     accepted = " or ".join(kind.__name__ for kind in spaces)
     fitting = ", ".join(other for other, c in PRIORS.items() if isinstance(codec.space, c.spaces))
     raise Misfit(
@@ -89,13 +99,36 @@ def _dit_diffusion(space: Space, size: Size, doors: Doors, eight_bit: bool = Fal
     return Diffusion(space, net, path=path, target="velocity", steps=25, solver="heun", eight_bit=eight_bit)
 
 
-def _autoregressive(space: Space, size: Size, doors: Doors) -> Prior:
-    """One position after another, by a causal transformer (arXiv:2012.09841)."""
+def chain(
+    space: Space, dims: Trunk, doors: Doors, order: Order = "raster", attention: Attention = "full"
+) -> Autoregressive:
+    """A causal transformer and its head: for tokens their logits, for vectors a mixture of Gaussians."""
     line = rows(space)
-    if isinstance(line, Tokens):
-        return Autoregressive(space, causal(TOKEN_GPT[size], line, doors), Categorical(line.vocab))
-    head = Mixture()
-    return Autoregressive(space, causal(TOKEN_GPT[size], line, doors, head.channels(line.width)), head)
+    head = Categorical(line.vocab) if isinstance(line, Tokens) else Mixture()
+    features = None if isinstance(line, Tokens) else head.channels(line.width)
+    options = sparse(line, order, dims.depth) if attention == "sparse" else {}
+    return Autoregressive(
+        space, causal(dims, line, doors, features, orders=order == "any", **options), head, order=order
+    )
+
+
+def sparse(line: Tokens | Sequence, order: Order, depth: int) -> dict[str, Any]:
+    """DALL·E's attention, as options of the net: every fourth layer looks along columns, the last at a neighbourhood,
+    the others along rows (arXiv:2102.12092, appendix B)."""
+    if line.layout is None or order not in ("raster", "column"):
+        raise UsageError(
+            f"Sparse attention looks along the lines of a plane, which {line} in the order {order!r} does not offer. "
+            "Take --attention full, or a latent with rows and columns in the order raster or column."
+        )
+    patterns = [("row", "column", "row", "row")[i % 4] for i in range(depth)]
+    return {"patterns": [*patterns[:-1], "convolution"], "line": line.layout[1 if order == "raster" else 0]}
+
+
+def _autoregressive(
+    space: Space, size: Size, doors: Doors, order: Order = "raster", attention: Attention = "full"
+) -> Prior:
+    """One position after another, by a causal transformer (arXiv:2012.09841)."""
+    return chain(space, TOKEN_GPT[size], doors, order, attention)
 
 
 def _masked(space: Space, size: Size, doors: Doors) -> Prior:
@@ -145,10 +178,10 @@ def _flow(space: Space, size: Size, doors: Doors) -> Prior:
     return Flow(space, glow(GLOW[size], space, doors))
 
 
-def _gan(space: Space, size: Size, doors: Doors) -> Prior:
+def _gan(space: Space, size: Size, doors: Doors, augment: bool = False) -> Prior:
     """A generator against a critic, drawn in one pass (arXiv:2501.05441)."""
     assert isinstance(space, Grid)
-    return game("modern", size, space, doors, pictures=False)
+    return game("modern", size, space, doors, pictures=False, augment=augment)
 
 
 _unet_values, _dit_values = (partial(build, eight_bit=True) for build in (_unet_diffusion, _dit_diffusion))
