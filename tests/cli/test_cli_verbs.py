@@ -194,6 +194,7 @@ def test_info_counts_what_the_recipe_builds(capsys):
     assert (facts["name"], facts["size"], facts["dials"]["classes"]) == ("vq-ar", "xs", 7)
     assert list(facts["stages"]) == ["codec", "prior"]
     assert facts["space"] == str(system.codec.space)
+    assert facts["options"] == ["temperature", "top_k", "top_p", "order", "head_steps"]
 
 
 @pytest.mark.parametrize("recipe", ["vdvae", "deep-vae"])
@@ -300,6 +301,33 @@ def test_samples_are_named_by_seed_and_say_what_they_are(trained, capsys, tmp_pa
     assert (again / "6.png").read_bytes() == (tmp_path / "6.png").read_bytes()
 
 
+def test_an_option_without_a_name_of_its_own_is_given_as_name_and_value(trained, capsys, tmp_path):
+    """The same numbers by either way, and the same picture; a word that is no JSON is a word."""
+    run, _ = trained
+    here(capsys, "sample", run, "--label", "3", "-n", 1, "--top-k", 2, "--temperature", 0.5, "--out", tmp_path / "a")
+    code, _, err = here(
+        capsys,
+        "sample",
+        run,
+        "--label",
+        "3",
+        "-n",
+        1,
+        "--option",
+        "top-k=2",
+        "temperature=0.5",
+        "--out",
+        tmp_path / "b",
+    )
+    assert code == 0, err
+    one, other = (Image.open(tmp_path / name / "0.png") for name in "ab")
+    assert one.tobytes() == other.tobytes()
+    assert (one.text["top_k"], one.text["temperature"]) == (other.text["top_k"], other.text["temperature"])
+    code, _, err = here(capsys, "sample", run, "-n", 1, "--option", "order=column", "--out", tmp_path / "c")
+    assert code == 2
+    assert "learned one order, 'raster'" in err
+
+
 def test_samples_are_those_of_the_python_face(trained, capsys, tmp_path):
     import sfumato as face
 
@@ -326,6 +354,8 @@ def test_a_grid_names_its_prompts_and_seeds(trained, capsys, tmp_path):
         (["--label", "10"], "No class is called '10'"),
         (["--text", "frog"], "conditioned on label"),
         (["--solver", "ddim"], "no sampling option 'solver'"),
+        (["--option", "temperatur=0.7"], "Did you mean 'temperature'"),
+        (["--option", "temperature"], "--option takes NAME=VALUE"),
         (["-n", "0"], "at least 1"),
         (["--device", "toaster"], "--device toaster"),
     ],

@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sfumato.core.condition import Condition
 from sfumato.core.noise import Noise
 from sfumato.recipes import build, plan
+from sfumato.systems import options_of
 
 TRAINED = 20  # bytes a trained parameter: weight, gradient, two moments, average, each float32
 KEPT = 4  # bytes a parameter at rest
@@ -34,7 +35,7 @@ def describe(name: str, dials: dict[str, Any]) -> dict[str, Any]:
     """What `sfumato info --json` prints of a recipe."""
     with torch.device("meta"):
         system: Any = build(name, **dials)
-    read = system.recipe["dials"]
+    last, read = getattr(system, "last", system), system.recipe["dials"]
     size = read.get("size", "s")
     stages = {}
     for stage, objective in system.stages().items():
@@ -57,10 +58,11 @@ def describe(name: str, dials: dict[str, Any]) -> dict[str, Any]:
         "name": name,
         "size": size,
         "dials": read,
-        "data": str(getattr(system, "last", system).codec.data),
+        "data": str(last.codec.data),
         "space": str(system.space if hasattr(system, "space") else system.codec.space),
         "parameters": {"total": total, **parts(system)},
         "stages": stages,
+        "options": [] if last.prior is None else [o for o in options_of(last.prior) if o != "start"],  # a tensor
         "systems": {n: {"parameters": {"total": numel(s), **parts(s)}} for n, s in systems(system).items() if n},
         "compute": {"unit": "FLOP for one picture", **cost},
         "memory": {

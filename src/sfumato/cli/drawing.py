@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -53,18 +54,37 @@ def _sampler(parser: Parser) -> None:
     parser.add_argument(
         "--truncation", type=float | None, default=None, help="of a GAN's noise: 0.5–2, less is likelier, less varied"
     )
+    parser.add_argument(
+        "--option",
+        type=str,
+        nargs="+",
+        action="extend",
+        default=None,
+        metavar="NAME=VALUE",
+        help="any other that the prior has (see sfumato info): rescale=0.7 interval=[0.2,0.8]",
+    )
     parser.add_argument("--batch", type=int, default=8, help="pictures at once; part of what a seed means")
 
 
 def _options(args: Namespace) -> dict[str, Any]:
-    return {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
+    named = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
+    return named | dict(map(_option, args.option or ()))
+
+
+def _option(said: str) -> tuple[str, Any]:
+    """NAME=VALUE, where a value is JSON, or else the word as it stands."""
+    name, equals, value = said.partition("=")
+    if not (name and equals):
+        raise UsageError(f"--option takes NAME=VALUE, for instance rescale=0.7, not {said!r}.")
+    try:
+        return name.replace("-", "_"), json.loads(value)
+    except ValueError:
+        return name.replace("-", "_"), value
 
 
 def _drawn_facts(args: Namespace, system: Any, seeds: list[int], prompts: list[str]) -> list[dict[str, Any]]:
-    steps = args.steps if args.steps is not None else default_steps(system)
-    shared = {"run": args.run, "guidance": args.guidance, "steps": steps}
-    rest = {name: value for name, value in _options(args).items() if name != "steps"}
-    return [{**shared, **rest, "seed": seed, "prompt": prompt} for seed, prompt in zip(seeds, prompts)]
+    shared = {"run": args.run, "guidance": args.guidance, "steps": default_steps(system), **_options(args)}
+    return [{**shared, "seed": seed, "prompt": prompt} for seed, prompt in zip(seeds, prompts)]
 
 
 def _positive(**numbers: int | None) -> None:

@@ -161,6 +161,7 @@ def _show(facts: dict[str, Any]) -> None:
                 f"at rate {stage['rate']:g}{players}",
             )
         )
+    rows.append(("options of sample", ", ".join(facts["options"]) or "–"))
     known = [f"{part} {count(n)}" for part, n in facts["compute"].items() if isinstance(n, int) and n]
     rows.append(("FLOP a picture", ", ".join(known) or "not countable"))
     memory = facts["memory"]

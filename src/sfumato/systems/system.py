@@ -352,11 +352,16 @@ def _refuse_misfits(codec: Codec, prior: Prior | None, conditioner: Conditioner 
         raise Misfit(f"A system's data are images, a Grid, not {codec.data}.")
 
 
+def options_of(prior: Prior) -> list[str]:
+    """What `sample` takes beside the condition, the guidance and what is known: steps, temperature, …"""
+    named = inspect.signature(prior.sample).parameters
+    return [name for name in named if name not in ("condition", "noise", "null", "guidance", "known")]
+
+
 def _check_options(prior: Prior, options: Mapping[str, Any]) -> None:
-    parameters = inspect.signature(prior.sample).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+    if any(p.kind is p.VAR_KEYWORD for p in inspect.signature(prior.sample).parameters.values()):
         return
-    own = [name for name in parameters if name not in ("condition", "noise", "null", "guidance", "known")]
+    own = options_of(prior)
     for name in options:
         if name not in own:
             advice = nearest(name, own) if own else "It takes none."
