@@ -9,6 +9,8 @@ Rules, set before the training:
     u_shape     at temperature 1 the least FD lies at a k that is neither the smallest nor all
     warm        with all tokens, FD at temperature 1.3 above that at 1
     probe       the best layer of the unconditional net is neither the embedding nor the last
+    guided      all tokens, temperature 1: the judge reads the label asked for more often at guidance 2 than at 1, by 4
+                standard errors of a share of 600
     label       nats a token on the test set: given the label < without, each by a net trained for it, 4 standard errors
 """
 
@@ -27,16 +29,17 @@ from sfumato.metrics.probe import linear_probe
 
 TOP = (1, 5, 20, 60, 150, 512)
 TEMPERATURES = (0.7, 1.0, 1.3)
+SCALES = (0.0, 1.0, 1.5, 2.0, 3.0)
 N, PROBED = 600, (3_000, 1_500)
 
 
 @torch.no_grad()
-def nats(system, n: int = 2000) -> torch.Tensor:
-    """(n,) nats a token on the test set."""
-    z, parts = tokens("test")[:n], []
+def nats(system, n: int = 2000, split: str = "test") -> torch.Tensor:
+    """(n,) nats a token on the test set, or on another split."""
+    z, parts = tokens(split)[:n], []
     for start in range(0, n, 250):
         rows = slice(start, start + 250)
-        given = {"label": material("test")["label"][rows]}
+        given = {"label": material(split)["label"][rows]}
         heard = Condition.none(250) if system.conditioner is None else system.conditioner(given)
         parts.append(-system.prior.log_prob(z[rows], heard, Noise.shared(0, 250)) / z.shape[1])
     return torch.cat(parts)
@@ -69,6 +72,8 @@ def main() -> None:
             grid[f"{temperature} {k}"] = score(images)
             if temperature == 1:
                 pictures[k] = images[:20]
+    guided = {scale: score(draw(labelled, N, guidance=scale)) for scale in SCALES}
+    right = [guided[scale]["accuracy"] for scale in (1.0, 2.0)]
     given, alone = nats(labelled), nats(plain)
     gap, error = float((alone - given).mean()), float((alone - given).std()) / math.sqrt(len(given))
     by_layer = probes(plain)
@@ -79,17 +84,19 @@ def main() -> None:
         "u_shape": least not in (TOP[0], TOP[-1]),
         "warm": at(512, "fd", 1.3) > at(512, "fd"),
         "probe": 0 < by_layer.index(max(by_layer)) < len(by_layer) - 1,
+        "guided": right[1] - right[0] > 4 * math.sqrt(sum(p * (1 - p) for p in right) / N),
         "label": gap > 4 * error,
     }
     figures = {
         "by_temperature_and_top_k": grid,
+        "by_guidance": guided,
         "probe_accuracy_by_layer": by_layer,
         "nats_a_token": {"given_the_label": round(float(given.mean()), 4), "without": round(float(alone.mean()), 4)},
         "difference_and_its_standard_error": [round(gap, 4), round(error, 5)],
         "training_cpu_seconds": {"vq-ar": learned, "unconditional": learned_plain},
         "pictures_scored": N,
     }
-    figure, axes = canvas(4, 1)
+    figure, axes = canvas(5, 1)
     for temperature in TEMPERATURES:
         own = [k for k in TOP if f"{temperature} {k}" in grid]
         axes[0, 0].loglog(own, [at(k, "fd", temperature) for k in own], "o-", label=f"temperature {temperature:g}")
@@ -101,10 +108,14 @@ def main() -> None:
     axes[0, 1].legend()
     axes[0, 2].plot(range(len(by_layer)), by_layer, "o-")
     axes[0, 2].set(xlabel="layer", ylabel="accuracy of a linear probe", title="Where the label is readable")
-    show(axes[0, 3], torch.cat([pictures[k][:10] for k in TOP]), 10, "top-k 1, 5, 20, 60, 150, 512")
+    for name in ("precision", "recall", "accuracy"):
+        axes[0, 3].plot(SCALES, [guided[scale][name] for scale in SCALES], "o-", label=name)
+    axes[0, 3].set(xlabel="guidance, all tokens", title="Guidance by the label")
+    axes[0, 3].legend()
+    show(axes[0, 4], torch.cat([pictures[k][:10] for k in TOP]), 10, "top-k 1, 5, 20, 60, 150, 512")
     write(
         "ar_sampling",
-        "Sampling tokens has a best number of candidates; the middle layers know the label best; a label helps",
+        "Sampling tokens has a best number of candidates; middle layers know the label best; labels help, and guide",
         "arXiv:2012.09841, image GPT (Chen et al. 2020)",
         holds,
         figures,
