@@ -13,6 +13,7 @@ from sfumato.core.noise import Noise
 from sfumato.core.space import Sequence, Tokens
 from sfumato.likelihoods import Categorical, Normal
 from sfumato.nn.causal import CausalNet
+from sfumato.priors import choice
 from sfumato.priors.autoregressive import Autoregressive, choose, shape
 
 K, N = 3, 5
@@ -223,6 +224,22 @@ def test_choose_inverts_the_distribution_function():
     logits = torch.tensor([[0.5, 0.0, 0.25, 0.25]]).log().expand(5, -1)
     u = torch.tensor([0.0, 0.499, 0.501, 0.749, 0.9999999])
     assert choose(logits, u).tolist() == [0, 0, 2, 2, 3]
+
+
+@pytest.mark.parametrize("vocab", [1000, 1024])  # the last block of 32 full and not
+def test_choose_among_many_is_choose_among_few(vocab):
+    """Blocks and then tokens, beside one distribution function in float64: the same tokens (a block's sum is off by
+    1e-7, so that one draw in a million would differ). What has no probability is never taken, even with the least and
+    the greatest u."""
+    logits = 3 * Noise.shared(0, 300).normal(vocab)
+    logits = logits.masked_fill(Noise.shared(1, 300).uniform(vocab) < 0.7, -torch.inf)
+    assert logits.numel() > choice.FEW
+    u = Noise.shared(2, 300).uniform()
+    reach = logits.softmax(-1).double().cumsum(-1)
+    plain = torch.searchsorted(reach, (u.double() * reach[:, -1])[:, None], right=True)[:, 0]
+    assert torch.equal(choose(logits, u), plain)
+    for extreme in (0.0, 1 - 2**-24):
+        assert bool(logits.gather(1, choose(logits, torch.full((300,), extreme))[:, None]).isfinite().all())
 
 
 def test_corruption_changes_what_is_read_not_what_is_predicted():

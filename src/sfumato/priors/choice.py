@@ -9,9 +9,12 @@ Shapes: logits (…, K). Source of the nucleus: Holtzman et al. 2020, arXiv:1904
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sfumato.core.errors import UsageError
+
+FEW, BLOCK = 1 << 15, 32  # numbers up to which all are summed at once; tokens of a block otherwise
 
 
 def shape(logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0) -> Tensor:
@@ -39,9 +42,27 @@ def shape(logits: Tensor, temperature: float = 1.0, top_k: int | None = None, to
 def choose(logits: Tensor, u: Tensor) -> Tensor:
     """The token whose stretch of the distribution function holds u (…) in [0, 1): logits (…, K) → (…) int64.
 
-    Summed in float64, so that no token's stretch is lost among 10⁵ others; u is scaled by the last sum, which is 1 only
-    up to rounding. (The exponentials stay in the logits' precision: a stretch is then off by 1e-7 of itself.)
+    Summed in float64, so that no token's stretch is lost among 10⁵ others. (The exponentials stay in the logits'
+    precision: a stretch is then off by 1e-7 of itself.) Where there are many numbers, u is looked up among blocks of
+    tokens first, whose sums have that precision too, and then within one block: a table of them all in float64 costs
+    ten times as much.
     """
-    reach = logits.softmax(-1).cumsum(-1, dtype=torch.float64)
-    found = torch.searchsorted(reach, u.double()[..., None] * reach[..., -1:], right=True)[..., 0]
-    return found.clamp_(max=logits.shape[-1] - 1)
+    p, u = logits.softmax(-1), u.double()
+    if p.numel() <= FEW:
+        return _held(p, u * p.sum(-1, dtype=torch.float64))[0]
+    blocks = F.pad(p, (0, -p.shape[-1] % BLOCK)).unflatten(-1, (-1, BLOCK))
+    mass = blocks.sum(-1)
+    block, rest = _held(mass, u * mass.sum(-1, dtype=torch.float64))
+    within = blocks.gather(-2, block[..., None, None].expand(*block.shape, 1, BLOCK))[..., 0, :]
+    return block * BLOCK + _held(within, rest)[0]
+
+
+def _held(p: Tensor, want: Tensor) -> tuple[Tensor, Tensor]:
+    """(the index i with p_0 + … + p_{i−1} ≤ want < p_0 + … + p_i, how much of want is left there); p_i > 0."""
+    reach = p.cumsum(-1, dtype=torch.float64)
+    want = torch.minimum(
+        want[..., None], reach[..., -1:] * (1 - 1e-15)
+    )  # sums of another order or precision may be larger
+    i = torch.searchsorted(reach, want, right=True)
+    before = torch.where(i > 0, reach.gather(-1, (i - 1).clamp(min=0)), 0.0)
+    return i[..., 0], (want - before)[..., 0]
