@@ -253,6 +253,29 @@ def test_corruption_changes_what_is_read_not_what_is_predicted():
     torch.testing.assert_close(loss, -h.gather(-1, z[..., None]).mean())
 
 
+def test_vectors_are_read_with_noise_and_predicted_without():
+    """Each example has a deviation of its own, U[0, 0.6]: of 4000 × 12 entries the mean square is 0.6² / 3, and by
+    example it spreads as that of u² does, 4/45; 4 standard errors. Likelihoods read no noise."""
+    heard = []
+
+    class Reader(Walk):
+        def __call__(self, z, condition):
+            heard.append(z)
+            return super().__call__(z, condition)
+
+    prior = Autoregressive(Sequence(4, 3), Reader(), Normal(scale=0.6), corrupt=0.6)
+    z = Noise.shared(0, 4000).normal(4, 3)
+    loss = prior.loss(z, Condition.none(4000), Noise.shared(1, 4000))["nats"]
+    square = (heard[0] - z).square().mean((1, 2)) / 0.36
+    assert abs(float(square.mean()) - 1 / 3) < 4 * math.sqrt((4 / 45 + 2 / 5 / 12) / 4000)
+    spread = 4 / 45 + 2 / 5 / 12  # of u², and of a mean of 12 squares: 2 u⁴ / 12, E u⁴ = 1/5
+    assert abs(float(square.var()) - spread) < 0.1 * spread
+    h = Walk()(heard[0], Condition.none(4000))
+    torch.testing.assert_close(loss, -Normal(scale=0.6)(h, dim=-1).log_prob(z).sum() / (4 * 4000))
+    prior.log_prob(z, Condition.none(4000), Noise.shared(1, 4000))
+    assert torch.equal(heard[1], z)
+
+
 def test_smoothing_mixes_the_target_with_all_tokens():
     z = EVERY[:9]
     loss = markov(smoothing=0.2).loss(z, Condition.none(9), Noise.ambient(9))["nats"]

@@ -10,8 +10,9 @@ z (B, N) tokens, (B, N, D), or (B, C, H, W) read as its cells; h (B, N, F).
 Sampling keeps what the net has computed (net.start, net.step). Guided features are h = h_u + s (h_c − h_u), for tokens
 the logits, the null rows standing in the same cached batch.
 
-Sources: image GPT (Chen et al. 2020); input corruption Esser et al. 2021, arXiv:2012.09841; vectors with a diffusion
-head Li et al. 2024, arXiv:2406.11838; any order Uria et al. 2014, arXiv:1310.1757.
+Sources: image GPT (Chen et al. 2020); input corruption Esser et al. 2021, arXiv:2012.09841, of vectors Pasini et al.
+2024, arXiv:2411.18447; vectors with a diffusion head Li et al. 2024, arXiv:2406.11838; any order Uria et al. 2014,
+arXiv:1310.1757.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from sfumato.core.contracts import Kind, Known, Prior, Terms
 from sfumato.core.errors import UsageError
 from sfumato.core.noise import Noise
 from sfumato.core.space import Grid, Sequence, Space, Tokens, check, from_rows, rows, to_rows
-from sfumato.core.tensors import per_image
+from sfumato.core.tensors import against, per_image
 from sfumato.likelihoods import Likelihood
 from sfumato.priors import heads
 from sfumato.priors.choice import choose, shape
@@ -64,10 +65,11 @@ class _Cached:
 
 
 class Autoregressive(Prior):
-    """`order` is a name of priors.orders, or "any". `smoothing` spreads that share of each target over all tokens;
-    `corrupt` is the probability with which a token that the net reads (not one that it predicts) is replaced by a
-    random one. Both serve training, and tokens only. `repeats`: how many noise levels a diffusion head learns at each
-    position for one call of the net."""
+    """`order` is a name of priors.orders, or "any". `smoothing`, of tokens, spreads that share of each target over all
+    of them. `corrupt` spoils what the net reads in training, not what it predicts, so that it bears with draws of its
+    own: the probability with which a token is replaced by a random one, or the largest deviation of the noise that is
+    added to vectors, each example having its own between 0 and that. `repeats`: how many noise levels a diffusion head
+    learns at each position for one call of the net."""
 
     spaces = (Tokens, Sequence, Grid)
 
@@ -85,8 +87,8 @@ class Autoregressive(Prior):
         super().__init__()
         self.space, self.line = space, rows(space)
         self.net, self.head = net, heads.check_head(head, self.line)
-        if not self.tokens and (smoothing or corrupt):
-            raise UsageError("Label smoothing and corruption replace tokens by random ones; vectors are no tokens.")
+        if smoothing and not self.tokens:
+            raise UsageError("Label smoothing spreads a target over all tokens; a latent of vectors has no tokens.")
         self.order, self.smoothing, self.corrupt, self.repeats = order, smoothing, corrupt, repeats
         self.kind: Kind | None = heads.kind_of(head)
         fixed = order not in ("raster", "any")
@@ -108,15 +110,21 @@ class Autoregressive(Prior):
         z = taken(to_rows(self.space, check(self.space, z)), order)
         if not isinstance(self.line, Tokens):
             times = 1 if isinstance(self.head, Likelihood) else self.repeats
-            h = self._net(z, condition, order)
+            h = self._net(self._spoilt(z, noise), condition, order)
             h, z = (x.flatten(0, 1).repeat_interleave(times, 0) for x in (h, z))
             return heads.loss(self.head, h, z, noise.parts(self.line.length * times), progress)
-        read = z
-        if self.corrupt:
-            random = noise.integers(self.line.vocab, *self.line.shape)
-            read = torch.where(noise.uniform(*self.line.shape) < self.corrupt, random, z)
-        logits = self.head(self._net(read, condition, order), dim=-1).logits  # type: ignore[operator,union-attr]
+        h = self._net(self._spoilt(z, noise), condition, order)
+        logits = self.head(h, dim=-1).logits  # type: ignore[operator,union-attr]
         return {"nats": F.cross_entropy(logits.flatten(0, 1), z.flatten(), label_smoothing=self.smoothing)}
+
+    def _spoilt(self, z: Tensor, noise: Noise) -> Tensor:
+        """What the net reads instead of z in training."""
+        if not self.corrupt:
+            return z
+        if isinstance(self.line, Tokens):
+            random = noise.integers(self.line.vocab, *self.line.shape)
+            return torch.where(noise.uniform(*self.line.shape) < self.corrupt, random, z)
+        return z + self.corrupt * against(noise.uniform(), z) * noise.normal(*self.line.shape).to(z)
 
     def log_prob(self, z: Tensor, condition: Condition, noise: Noise) -> Tensor:
         """(B,) in nats, summed over positions, in the order that sampling takes by default; exact, or with a diffusion
