@@ -10,6 +10,7 @@ import torch
 from sfumato import recipes
 from sfumato.core.errors import Misfit, UnknownName, UsageError
 from sfumato.core.noise import Noise
+from sfumato.core.space import Sequence
 from sfumato.priors.orders import order_of
 from sfumato.recipes.table import Dial
 from sfumato.systems import Cascade, System
@@ -20,7 +21,7 @@ CODECS = ["ae", "dae", "vae", "vqvae", "dvae", "fsq", "vqgan"]
 PRIORS = ["ddpm", "edm", "rectified-flow", "pixel-ar", "ldm", "dit", "vq-ar", "cascade", "vdm"]
 PRIORS += ["gud-pixel", "gud-pca", "gud-fourier", "gud-wavelet", "gud-columns", "gud-wavelet-columns", "gud-latent"]
 PRIORS += ["vdvae", "deep-vae", "glow", "latent-glow", "maskgit", "mar"]
-PRIORS += ["gan", "latent-gan"]
+PRIORS += ["gan", "latent-gan", "latent-ar"]
 
 
 @pytest.fixture(autouse=True)
@@ -238,6 +239,17 @@ def test_the_order_and_the_attention_are_dials(name):
         assert [(p.name, p.line) for p in net.patterns] == [(n, line) for n in ("row", "column", "row", "convolution")]
     with pytest.raises(UsageError, match=r"'halton' does not offer. Take --attention full"):
         make(order="halton", attention="sparse")
+
+
+def test_a_chain_of_vectors_has_one_head_or_the_other():
+    """A mixture says a density, a diffusion a bound; both learn from vectors that are read with noise."""
+    mixture, diffusion = (build("latent-ar", size="xs", side=16, head=head).prior for head in ("mixture", "diffusion"))
+    assert (mixture.kind, diffusion.kind) == ("exact", "bound")
+    assert mixture.corrupt == diffusion.corrupt > 0
+    assert build("vq-ar", size="xs", side=16).prior.corrupt == 0
+    assert diffusion.head.space == Sequence(1, diffusion.line.width)
+    with pytest.raises(Misfit, match=r"'latent-ar' models Grid.*--codec dae, vae"):
+        build("latent-ar", codec="vqvae", size="xs", side=16)
 
 
 def test_augmentation_is_a_dial_that_leaves_the_colours_of_latents_alone():

@@ -1,4 +1,5 @@
-"""Recipes over a latent space: ldm, dit, vq-ar, and any other pair, CODEC+PRIOR. Their codec is named by a dial.
+"""Recipes over a latent space: ldm, dit, vq-ar, latent-ar, latent-gan, and any other pair, CODEC+PRIOR. Their codec is
+named by a dial.
 
 The dial `codec` is the name of an autoencoder's recipe, which is then built with the same size, side and channels; a
 way to read pixels (codecs/pixels.py); or JSON {"name": …, "dials": …}, as recipe.json keeps it when the codec came from
@@ -16,7 +17,7 @@ from sfumato.core.contracts import Codec
 from sfumato.core.errors import UsageError
 from sfumato.core.space import Grid, Tokens
 from sfumato.recipes.given import given
-from sfumato.recipes.priors import PRIORS, Attention, Order, prior_over
+from sfumato.recipes.priors import PRIORS, Attention, Order, VectorHead, prior_over
 from sfumato.recipes.sizes import Size, planner, side_for
 from sfumato.recipes.table import RECIPES, Recipe, add, build
 from sfumato.systems import System
@@ -163,6 +164,26 @@ def vq_ar(
     """
     own: dict[str, Any] = {"order": order, "attention": attention}
     return over("autoregressive", codec, size, side, channels, classes, text, "vq-ar", only=(Tokens,), **own)
+
+
+@add("latent-ar", planner("autoregressive"))
+def latent_ar(
+    size: Size = "s",
+    side: int | None = None,
+    channels: int = 3,
+    classes: int = 0,
+    text: bool = False,
+    codec: str = "vae",
+    order: Order = "raster",
+    head: VectorHead = "mixture",
+) -> System:
+    """Continuous latents one position after another, each a mixture of Gaussians (arXiv:2312.02116).
+
+    The head "diffusion" draws each by a small diffusion instead, as MAR does, but causally (arXiv:2406.11838): it bends
+    to any density, costs its steps at every position, and gives a bound where the mixture's likelihood is exact.
+    """
+    own: dict[str, Any] = {"order": order, "head": head}
+    return over("autoregressive", codec, size, side, channels, classes, text, "latent-ar", only=(Grid,), **own)
 
 
 @add("latent-gan", planner("adversarial"))

@@ -29,6 +29,8 @@ from sfumato.recipes.sizes import DEEP_VAE, DIT, GLOW, HEAD, LATENT_UNET, MASKED
 
 Order = Literal["raster", "column", "snake", "halton", "random", "any"]  # priors.orders, and all of them
 Attention = Literal["full", "sparse"]
+VectorHead = Literal["mixture", "diffusion"]
+NOISE = 0.3  # the most that a chain of vectors reads with them in training; latents have unit variance
 
 
 @dataclass(frozen=True)
@@ -100,16 +102,24 @@ def _dit_diffusion(space: Space, size: Size, doors: Doors, eight_bit: bool = Fal
 
 
 def chain(
-    space: Space, dims: Trunk, doors: Doors, order: Order = "raster", attention: Attention = "full"
+    space: Space,
+    dims: Trunk,
+    doors: Doors,
+    order: Order = "raster",
+    attention: Attention = "full",
+    head: Diffusion | None = None,
 ) -> Autoregressive:
-    """A causal transformer and its head: for tokens their logits, for vectors a mixture of Gaussians."""
+    """A causal transformer and its head: for tokens their logits, for vectors a mixture of Gaussians, or the diffusion
+    that is given, told as many features as the transformer is wide."""
     line = rows(space)
-    head = Categorical(line.vocab) if isinstance(line, Tokens) else Mixture()
-    features = None if isinstance(line, Tokens) else head.channels(line.width)
-    options = sparse(line, order, dims.depth) if attention == "sparse" else {}
-    return Autoregressive(
-        space, causal(dims, line, doors, features, orders=order == "any", **options), head, order=order
-    )
+    options: dict[str, Any] = sparse(line, order, dims.depth) if attention == "sparse" else {}
+    if isinstance(line, Tokens):
+        net = causal(dims, line, doors, orders=order == "any", **options)
+        return Autoregressive(space, net, Categorical(line.vocab), order=order)
+    mixture = Mixture()
+    features = mixture.channels(line.width) if head is None else dims.width
+    net = causal(dims, line, doors, features, orders=order == "any", **options)
+    return Autoregressive(space, net, head or mixture, order=order, corrupt=NOISE, repeats=4)
 
 
 def sparse(line: Tokens | Sequence, order: Order, depth: int) -> dict[str, Any]:
@@ -125,10 +135,17 @@ def sparse(line: Tokens | Sequence, order: Order, depth: int) -> dict[str, Any]:
 
 
 def _autoregressive(
-    space: Space, size: Size, doors: Doors, order: Order = "raster", attention: Attention = "full"
+    space: Space,
+    size: Size,
+    doors: Doors,
+    order: Order = "raster",
+    attention: Attention = "full",
+    head: VectorHead = "mixture",
 ) -> Prior:
     """One position after another, by a causal transformer (arXiv:2012.09841)."""
-    return chain(space, TOKEN_GPT[size], doors, order, attention)
+    line, dims = rows(space), TOKEN_GPT[size]
+    own = None if isinstance(line, Tokens) or head == "mixture" else token_diffusion(size, line, dims.width)
+    return chain(space, dims, doors, order, attention, own)
 
 
 def _masked(space: Space, size: Size, doors: Doors) -> Prior:
