@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from sfumato.codecs.pixels import Mode, Pixels
@@ -17,7 +18,16 @@ from sfumato.core.contracts import Codec
 from sfumato.core.errors import UsageError
 from sfumato.core.space import Grid, Tokens
 from sfumato.recipes.given import given
-from sfumato.recipes.priors import PRIORS, Attention, Order, VectorHead, prior_over
+from sfumato.recipes.priors import (
+    PRIORS,
+    Attention,
+    Build,
+    Order,
+    VectorHead,
+    adversarial,
+    autoregressive,
+    prior_over,
+)
 from sfumato.recipes.sizes import Size, planner, side_for
 from sfumato.recipes.table import RECIPES, Recipe, add, build
 from sfumato.systems import System
@@ -110,14 +120,14 @@ def over(
     text: bool,
     recipe: str | None = None,
     only: tuple[type, ...] | None = None,
-    **options: Any,
+    made: Build | None = None,
 ) -> System:
     """The named prior over the named codec's latents, given labels, captions, both or neither. `recipe` is the one
-    whose published codec stands in at size "paper", `only` the kinds of latent that it is for, and `options` are those
-    of the prior's builder."""
+    whose published codec stands in at size "paper", `only` the kinds of latent that it is for, and `made` builds its
+    prior with dials of its own."""
     first = codec_of(codec, size, side, channels, recipe)
     conditioner, doors = given(size, classes, text, attended=PRIORS[prior].attended)
-    return System(first, prior_over(prior, first, size, doors, only, recipe or "", **options), conditioner)
+    return System(first, prior_over(prior, first, size, doors, only, recipe or "", made), conditioner)
 
 
 @add("ldm", planner("diffusion"))
@@ -162,8 +172,8 @@ def vq_ar(
     Trained in the order "any", it fills a hole having seen all that is around it, at some cost to each single order
     (arXiv:2404.09562). "sparse" attention is DALL·E's, along rows and columns (arXiv:2102.12092).
     """
-    own: dict[str, Any] = {"order": order, "attention": attention}
-    return over("autoregressive", codec, size, side, channels, classes, text, "vq-ar", only=(Tokens,), **own)
+    made = partial(autoregressive, order=order, attention=attention)
+    return over("autoregressive", codec, size, side, channels, classes, text, "vq-ar", (Tokens,), made)
 
 
 @add("latent-ar", planner("autoregressive"))
@@ -182,8 +192,8 @@ def latent_ar(
     The head "diffusion" draws each by a small diffusion instead, as MAR does, but causally (arXiv:2406.11838): it bends
     to any density, costs its steps at every position, and gives a bound where the mixture's likelihood is exact.
     """
-    own: dict[str, Any] = {"order": order, "head": head}
-    return over("autoregressive", codec, size, side, channels, classes, text, "latent-ar", only=(Grid,), **own)
+    made = partial(autoregressive, order=order, head=head)
+    return over("autoregressive", codec, size, side, channels, classes, text, "latent-ar", (Grid,), made)
 
 
 @add("latent-gan", planner("adversarial"))
@@ -200,7 +210,7 @@ def latent_gan(
 
     With `augment` the critic sees latents moved and cut out, as small sets want it (arXiv:2006.10738).
     """
-    return over("gan", codec, size, side, channels, classes, text, augment=augment)
+    return over("gan", codec, size, side, channels, classes, text, made=partial(adversarial, augment=augment))
 
 
 def composed(name: str) -> Recipe | None:

@@ -30,6 +30,7 @@ from sfumato.recipes.sizes import DEEP_VAE, DIT, GLOW, HEAD, LATENT_UNET, MASKED
 Order = Literal["raster", "column", "snake", "halton", "random", "any"]  # priors.orders, and all of them
 Attention = Literal["full", "sparse"]
 VectorHead = Literal["mixture", "diffusion"]
+Build = Callable[[Space, Size, Doors], Prior]
 NOISE = 0.3  # the most that a chain of vectors reads with them in training; latents have unit variance
 
 
@@ -39,11 +40,11 @@ class Choice:
     whether labels go to its cross-attention instead of to the modulating vector. values: what is built instead over
     8-bit values on a grid, of which a prior must say probabilities and no density."""
 
-    build: Callable[..., Prior]  # (space, size, doors, and options of its own)
+    build: Build
     spaces: tuple[type, ...]
     plan: str
     attended: bool = False
-    values: Callable[[Space, Size, Doors], Prior] | None = None
+    values: Build | None = None
 
     @property
     def summary(self) -> str:
@@ -67,15 +68,15 @@ def prior_over(
     doors: Doors,
     only: tuple[type, ...] | None = None,
     recipe: str = "",
-    **options: Any,
+    made: Build | None = None,
 ) -> Prior:
     """The prior over the codec's latents; Misfit, with those that would do, where it does not model their kind. A
-    recipe may be for `only` some of the kinds that its prior models. `options` are the builder's own."""
+    recipe may be for `only` some of the kinds that its prior models, and have it `made` in a way of its own."""
     choice = PRIORS[name]
     spaces = choice.spaces if only is None else only
     if isinstance(codec.space, spaces):
-        made = choice.values if codec.of_values and choice.values is not None else choice.build
-        return made(codec.space, size, doors, **options)
+        usual = choice.values if codec.of_values and choice.values is not None else choice.build
+        return (made or usual)(codec.space, size, doors)
     accepted = " or ".join(kind.__name__ for kind in spaces)
     fitting = ", ".join(other for other, c in PRIORS.items() if isinstance(codec.space, c.spaces))
     raise Misfit(
@@ -134,7 +135,7 @@ def sparse(line: Tokens | Sequence, order: Order, depth: int) -> dict[str, Any]:
     return {"patterns": [*patterns[:-1], "convolution"], "line": line.layout[1 if order == "raster" else 0]}
 
 
-def _autoregressive(
+def autoregressive(
     space: Space,
     size: Size,
     doors: Doors,
@@ -195,7 +196,7 @@ def _flow(space: Space, size: Size, doors: Doors) -> Prior:
     return Flow(space, glow(GLOW[size], space, doors))
 
 
-def _gan(space: Space, size: Size, doors: Doors, augment: bool = False) -> Prior:
+def adversarial(space: Space, size: Size, doors: Doors, augment: bool = False) -> Prior:
     """A generator against a critic, drawn in one pass (arXiv:2501.05441)."""
     assert isinstance(space, Grid)
     return game("modern", size, space, doors, pictures=False, augment=augment)
@@ -206,6 +207,6 @@ PRIORS.add("diffusion")(Choice(_unet_diffusion, (Grid,), "diffusion", attended=T
 PRIORS.add("dit")(Choice(_dit_diffusion, (Grid,), "diffusion", values=_dit_values))
 PRIORS.add("hierarchical")(Choice(_hierarchical, (Grid,), "hierarchical", values=_hierarchical_values))
 PRIORS.add("flow")(Choice(_flow, (Grid,), "flow"))
-PRIORS.add("autoregressive")(Choice(_autoregressive, (Tokens, Grid), "autoregressive"))
+PRIORS.add("autoregressive")(Choice(autoregressive, (Tokens, Grid), "autoregressive"))
 PRIORS.add("masked")(Choice(_masked, (Tokens, Grid), "masked"))
-PRIORS.add("gan")(Choice(_gan, (Grid,), "adversarial"))
+PRIORS.add("gan")(Choice(adversarial, (Grid,), "adversarial"))
