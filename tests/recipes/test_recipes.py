@@ -17,7 +17,7 @@ from sfumato.systems import Cascade, System
 
 NAMES = list(recipes.RECIPES)
 PUBLISHED = ["diffusers"]  # shapes from a config.json; tests/recipes/test_recipes_published.py
-CODECS = ["ae", "dae", "vae", "vqvae", "dvae", "fsq", "vqgan"]
+CODECS = ["ae", "dae", "vae", "vqvae", "dvae", "fsq", "vqgan", "vq-reg"]
 PRIORS = ["ddpm", "edm", "rectified-flow", "pixel-ar", "ldm", "dit", "vq-ar", "cascade", "vdm"]
 PRIORS += ["gud-pixel", "gud-pca", "gud-fourier", "gud-wavelet", "gud-columns", "gud-wavelet-columns", "gud-latent"]
 PRIORS += ["vdvae", "deep-vae", "glow", "latent-glow", "maskgit", "mar"]

@@ -8,6 +8,7 @@ vqvae    Codebook              Normal, learned σ       Uniform
 dvae     Gumbel                LogitLaplace            Uniform
 fsq      Finite                Normal, learned σ       Uniform
 vqgan    Codebook + critic     Laplace + perceptual    Uniform
+vq-reg   Codebook, unlooked    Laplace                 –
 """
 
 from __future__ import annotations
@@ -126,6 +127,22 @@ def vqvae(
 ) -> System:
     """A vector-quantised autoencoder: each position is one of `codes` learned vectors (arXiv:1711.00937)."""
     return _with_uniform(autoencoder(size, side, channels, factor, Codebook(codes, depth), Normal()))
+
+
+@add("vq-reg", planner("codec"))
+def vq_reg(
+    size: Size = "s",
+    side: int | None = None,
+    channels: int = 3,
+    factor: int = 4,
+    codes: int = 1024,
+    depth: int = 4,
+) -> System:
+    """An autoencoder that quantises as it decodes: its latent is what stands before the lookup (arXiv:2112.10752).
+
+    A prior over it models continuous numbers, and the nearest code puts right what it gets slightly wrong.
+    """
+    return System(autoencoder(size, side, channels, factor, Codebook(codes, depth, features=True), Laplace()))
 
 
 @add("dvae", planner("codec", codec="relaxed"))

@@ -32,7 +32,7 @@ from sfumato.recipes.sizes import Size, planner, side_for
 from sfumato.recipes.table import RECIPES, Recipe, add, build
 from sfumato.systems import System
 
-LEARNED = ("ae", "dae", "vae", "vqvae", "dvae", "fsq", "vqgan")
+LEARNED = ("ae", "dae", "vae", "vqvae", "dvae", "fsq", "vqgan", "vq-reg")
 PIXELS: dict[str, Mode] = {"pixels": "raw", "values": "values", "dequantised": "dequantised", "tokens": "tokens"}
 READINGS = {  # of pixels, as `sfumato list codecs` tells them
     "pixels": "pixels as numbers in [−1, 1]",
