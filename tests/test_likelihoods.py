@@ -233,3 +233,25 @@ def test_bf16_features_are_read_in_float32():
 def test_a_scale_that_is_none_is_refused(scale):
     with pytest.raises(ValueError, match="scale"):
         Normal(scale)
+
+
+@pytest.mark.parametrize("name", ["normal", "laplace", "mixture"])
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 2.0])
+def test_a_cooled_distribution_has_its_scales_times_the_temperature(name, temperature):
+    """The same noise: what is drawn lies T times as far from its centre, in float64 to rounding; a mixture's draw takes
+    the same component. The densities still integrate to one (T > 0)."""
+    likelihood, n = TABLE[name](), 500
+    h = features(likelihood, 2, 1).expand(n, -1).contiguous()
+    plain = likelihood(h, dim=-1)
+    cool, noise = plain.cooled(temperature), lambda: Noise.shared(3, n)
+    centre = plain.cooled(0.0).sample(noise())
+    torch.testing.assert_close(cool.sample(noise()) - centre, temperature * (plain.sample(noise()) - centre))
+    if name == "mixture":
+        assert {tuple(row) for row in centre.tolist()} == {tuple(row) for row in plain.means[0].tolist()}
+    else:
+        assert torch.equal(centre, plain.mean)
+    if temperature:
+        x = torch.linspace(-80, 80, 400_001, dtype=torch.float64)
+        h = features(likelihood, 1, 1).expand(len(x), -1)
+        density = likelihood(h, dim=-1).cooled(temperature).log_prob(x[:, None]).exp().flatten()
+        assert abs(torch.trapezoid(density, x) - 1) < 2e-5

@@ -17,6 +17,7 @@ A likelihood is a module: `channels(c)` says how many features it wants for c da
                     channels, so there `dim` is summed already
     mean            what to show: the mean, or for tokens the mode
     sample(noise)   a draw, row i from row i of the noise
+    cooled(T)       of normals, Laplaces and mixtures: the same with every scale T times as large (arXiv:2312.02116)
 
 A density is over x in [−1, 1]; a discrete log-probability is of the 8-bit value k = round((x + 1) · 127.5).
 A scale never falls below a floor, by s² ← s² + floor², so that no region of constant colour has infinite density and
@@ -30,7 +31,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
@@ -81,6 +82,10 @@ def _floored(log_scale: Tensor, floor: float) -> Tensor:
     return torch.logaddexp(2 * log_scale, log_scale.new_tensor(2 * math.log(floor))) / 2
 
 
+def _cooled(log_scale: Tensor, temperature: float) -> Tensor:
+    return log_scale + (math.log(temperature) if temperature > 0 else -math.inf)
+
+
 def _draw(kind: str, noise: Noise, like: Tensor) -> Tensor:
     return getattr(noise, kind)(*like.shape[1:]).to(like)
 
@@ -105,6 +110,9 @@ class NormalOf:
     def sample(self, noise: Noise) -> Tensor:
         return self.mean + self.log_scale.exp() * _draw("normal", noise, self.mean)
 
+    def cooled(self, temperature: float) -> NormalOf:
+        return replace(self, log_scale=_cooled(self.log_scale, temperature))
+
 
 @dataclass(frozen=True)
 class LaplaceOf:
@@ -116,6 +124,9 @@ class LaplaceOf:
 
     def sample(self, noise: Noise) -> Tensor:
         return self.mean + self.log_scale.exp() * _laplace(noise, self.mean)
+
+    def cooled(self, temperature: float) -> LaplaceOf:
+        return replace(self, log_scale=_cooled(self.log_scale, temperature))
 
 
 Scale = float | Literal["global", "element"]
@@ -231,6 +242,9 @@ class MixtureOf:
         k = k[..., None, None].expand(*k.shape, 1, self.means.shape[-1])
         chosen = NormalOf(self.means.gather(-2, k).squeeze(-2), self.log_scales.gather(-2, k).squeeze(-2))
         return chosen.sample(noise).movedim(-1, self.dim)
+
+    def cooled(self, temperature: float) -> MixtureOf:
+        return replace(self, log_scales=_cooled(self.log_scales, temperature))
 
 
 @LIKELIHOODS.add("mixture")

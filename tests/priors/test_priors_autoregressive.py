@@ -276,6 +276,21 @@ def test_vectors_are_read_with_noise_and_predicted_without():
     assert torch.equal(heard[1], z)
 
 
+def test_a_cooled_chain_of_vectors_has_smaller_steps():
+    """z_i = 0.8 z_{i−1} + τ n at temperature T: innovations of deviation T τ, 4 standard errors of 8000; at T = 0 none.
+    A diffusion at each position has no deviation to scale, and top-k is of tokens."""
+    prior, n = Autoregressive(Sequence(4, 2), Walk(), Normal(scale=0.6)), 4000
+    for temperature in (1.0, 0.5, 0.0):
+        z = prior.sample(Condition.none(n), Noise.shared(0, n), temperature=temperature)
+        steps = torch.cat([z[:, :1], z[:, 1:] - 0.8 * z[:, :-1]], 1)
+        wanted = 0.6 * temperature
+        assert bool(((steps.std(0) - wanted).abs() <= 4 * wanted / math.sqrt(2 * n) + 1e-7).all())
+    with pytest.raises(UsageError, match="top_k and top_p choose among tokens"):
+        prior.sample(Condition.none(1), Noise.shared(0, 1), top_k=3)
+    with pytest.raises(UsageError, match="at least 0"):
+        prior.sample(Condition.none(1), Noise.shared(0, 1), temperature=-1.0)
+
+
 def test_smoothing_mixes_the_target_with_all_tokens():
     z = EVERY[:9]
     loss = markov(smoothing=0.2).loss(z, Condition.none(9), Noise.ambient(9))["nats"]

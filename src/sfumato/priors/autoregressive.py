@@ -153,12 +153,13 @@ class Autoregressive(Prior):
         order: str | None = None,
         head_steps: int | None = None,
     ) -> Tensor:
-        """temperature divides the logits (0: always the likeliest); top_k and top_p keep the likeliest tokens. `known`
+        """temperature divides the logits (0: always the likeliest), and of vectors scales the deviations that a mixture
+        or a normal is drawn with (arXiv:2312.02116); top_k and top_p keep the likeliest tokens. `known`
         positions are kept as given, wherever they are, and what comes after them sees them. `order`, of a prior that
         learned any: a name of priors.orders, "random" being another for each image, or "known", what is known first
         (the default where something is, else the raster)."""
-        if not self.tokens and (temperature != 1 or top_k is not None or top_p != 1):
-            raise UsageError("temperature, top_k and top_p choose among tokens; this prior draws continuous vectors.")
+        if not self.tokens and (top_k is not None or top_p != 1):
+            raise UsageError("top_k and top_p choose among tokens; this prior draws continuous vectors.")
         value, mask = (None, None) if known is None else (to_rows(self.space, part) for part in known)
         if order is None and self.order == "any" and mask is not None:
             order = "known"
@@ -167,6 +168,7 @@ class Autoregressive(Prior):
         # all drawn before: how many numbers a row uses does not depend on what it draws
         uniforms = noise.uniform(*self.line.shape) if self.tokens else None
         options = heads.stepping(self.head, head_steps)
+        options |= {} if self.tokens else heads.cooling(self.head, temperature)
         step = pair(_Cached(self.net, _told(visits)), condition, null, guidance)
         drawn: list[Tensor] = []
         for i in range(self.line.length):

@@ -23,7 +23,7 @@ from sfumato.core.errors import Misfit, UsageError
 from sfumato.core.noise import Noise
 from sfumato.core.space import Sequence, Tokens
 from sfumato.core.tensors import per_image
-from sfumato.likelihoods import Categorical, Likelihood
+from sfumato.likelihoods import Categorical, Laplace, Likelihood, Mixture, Normal
 from sfumato.priors.guidance import linear
 
 Head = Likelihood | Prior
@@ -76,10 +76,23 @@ def stepping(head: Head, steps: int | None) -> dict[str, Any]:
     return {"steps": steps}
 
 
+def cooling(head: Head, temperature: float) -> dict[str, Any]:
+    """The options by which `draw` scales the deviations; UsageError where the head has none."""
+    if temperature == 1:
+        return {}
+    if temperature < 0 or not isinstance(head, Normal | Mixture | Laplace):
+        raise UsageError(
+            f"A temperature is at least 0, and scales the deviations of a Mixture, a Normal or a Laplace; here "
+            f"{temperature:g} is asked of a {_named(head)}."
+        )
+    return {"temperature": temperature}
+
+
 def draw(head: Head, c: Tensor, u: Tensor | None, scale: float, noise: Noise, **options: Any) -> Tensor:
-    """(M, D); u None: c as it is, unguided. `options` are those of a prior's `sample`."""
+    """(M, D); u None: c as it is, unguided. `options` are those of a prior's `sample`, or a temperature."""
     if not isinstance(head, Prior):
-        return head(c if u is None else linear(c, u, scale), dim=-1).sample(noise)
+        at: Any = head(c if u is None else linear(c, u, scale), dim=-1)
+        return at.cooled(options.get("temperature", 1.0)).sample(noise) if options else at.sample(noise)
     null = None if u is None else Condition(len(u), vector=u)
     scale = 1.0 if u is None else scale
     return head.sample(Condition(len(c), vector=c), noise, null=null, guidance=scale, **options)[:, 0]
