@@ -2,8 +2,11 @@
 
 Both draw MNIST by class. The latent one gets BUDGET seconds for its autoencoder and its prior together, the pixel one
 all of them for itself. Each is what its recipe builds at size s, with the recipe's plan; the number of steps is the
-budget over what a step was found to cost. `holds`, written before the training: the latent model has the lower Fréchet
-distance, both unguided and both at their better guidance of 1 and 2, and the higher accuracy unguided.
+budget over what a step was found to cost. `holds`, written before the training:
+
+    fd          the latent model has the lower Fréchet distance, both unguided
+    fd_guided   and so it has where each is at its better guidance of 1 and 2
+    accuracy    and the higher accuracy, unguided
 """
 
 from __future__ import annotations
