@@ -9,9 +9,8 @@ Its stages are trained one by one: "codec" where the codec learns, "prior" where
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -38,6 +37,7 @@ from sfumato.core.noise import Noise, derive
 from sfumato.core.registry import nearest
 from sfumato.core.space import Grid, check, size
 from sfumato.systems.extend import extend
+from sfumato.systems.options import check_options
 
 Watch = Callable[[int, int], None]  # called with (images done, images in all)
 
@@ -162,7 +162,7 @@ class System(nn.Module):
         own (steps, temperature, top_k, …); an unknown one raises UsageError with the nearest.
         """
         prior, seeds = self._prior(), self._seeds(n, seeds)
-        _check_options(prior, options)
+        check_options(prior, options)
         images = []
         for rows, noise, condition, null in self.rows(seeds, batch, given, guidance):
             held = None if known is None else (known[0][rows].to(self.device), known[1][rows].to(self.device))
@@ -281,7 +281,7 @@ class System(nn.Module):
         weights = torch.linspace(0, 1, frames).tolist()
         if self.prior is None or not hasattr(self.prior, "invert"):
             return self.decode(torch.cat([self.codec.blend(ends[:1], ends[1:], w) for w in weights]))
-        _check_options(self.prior, options)
+        check_options(self.prior, options)
         given = _rows(given, frames) if self.conditioner is not None else {}
         two, _ = self._condition({key: _take(value, [0, frames - 1]) for key, value in given.items()}, 2)
         noise_a, noise_b = self.prior.invert(ends, two).unbind(0)  # type: ignore[operator]
@@ -350,22 +350,6 @@ def _refuse_misfits(codec: Codec, prior: Prior | None, conditioner: Conditioner 
         )
     if not isinstance(codec.data, Grid):
         raise Misfit(f"A system's data are images, a Grid, not {codec.data}.")
-
-
-def options_of(prior: Prior) -> list[str]:
-    """What `sample` takes beside the condition, the guidance and what is known: steps, temperature, …"""
-    named = inspect.signature(prior.sample).parameters
-    return [name for name in named if name not in ("condition", "noise", "null", "guidance", "known")]
-
-
-def _check_options(prior: Prior, options: Mapping[str, Any]) -> None:
-    if any(p.kind is p.VAR_KEYWORD for p in inspect.signature(prior.sample).parameters.values()):
-        return
-    own = options_of(prior)
-    for name in options:
-        if name not in own:
-            advice = nearest(name, own) if own else "It takes none."
-            raise UsageError(f"{type(prior).__name__} has no sampling option {name!r}. {advice}")
 
 
 def _rows(given: Given | None, n: int) -> dict[str, Any]:

@@ -22,7 +22,6 @@ last dimension for sequences).
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -294,8 +293,8 @@ class Diffusion(Prior):
         assert z is not None
         return z if known is None else torch.where(known[1], known[0], z)
 
-    # so that a wrong option is answered with the nearest
-    sample.__signature__ = inspect.signature(trajectory)  # type: ignore[attr-defined]
+    # whose signature it has, so that a wrong option is answered with the nearest
+    sample.__wrapped__ = trajectory  # type: ignore[attr-defined]
 
     def rolling(self, move: Move, fresh: Tensor, softness: float | None = None) -> Rolling | None:
         """How our order goes on when the picture moves by a stride; None where it does not (rolling.py)."""

@@ -1,0 +1,73 @@
+"""What a prior's sampler can be told: the parameters of its `sample`, read from its signature.
+
+`sample(condition, noise, *, null, guidance, known, …)`: what stands for the dots are its options. They are looked at
+before anything is drawn, so that a wrong name is answered with the nearest and a value of a wrong kind with the right
+one, wherever they came from: Python, the command line, a request.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+from torch import Tensor
+
+from sfumato.core.contracts import Prior
+from sfumato.core.errors import UsageError
+from sfumato.core.registry import nearest
+
+GIVEN = ("condition", "noise", "null", "guidance", "known")  # by a System
+
+
+def options_of(prior: Prior) -> list[str]:
+    """Their names: steps, temperature, …"""
+    return [name for name in inspect.signature(prior.sample).parameters if name not in GIVEN]
+
+
+def check_options(prior: Prior, options: Mapping[str, Any]) -> None:
+    """Raises UsageError for an option that the prior does not have, and for a value that it cannot take."""
+    parameters = inspect.signature(prior.sample, eval_str=True).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    own = options_of(prior)
+    for name, value in options.items():
+        if name not in own:
+            advice = nearest(name, own) if own else "It takes none."
+            raise UsageError(f"{type(prior).__name__} has no sampling option {name!r}. {advice}")
+        if not fits(value, parameters[name].annotation):
+            raise UsageError(f"{name} takes {_said(parameters[name].annotation)}, not {value!r}.")
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether the value is of the annotated kind, as far as it speaks of numbers, words, and rows of them."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return any(fits(value, one) for one in typing.get_args(kind))
+    if typing.get_origin(kind) is typing.Literal:
+        return value in typing.get_args(kind)
+    if kind in (None, type(None)):
+        return value is None
+    if kind in (float, int):
+        number = isinstance(value, Real if kind is float else Integral) and not isinstance(value, bool)
+        return number or isinstance(value, Tensor)
+    if kind in (str, bool):
+        return isinstance(value, kind)
+    if typing.get_origin(kind) in (tuple, list, Sequence):
+        return _row_fits(value, kind)
+    return True
+
+
+def _row_fits(value: Any, kind: Any) -> bool:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return False
+    inner = typing.get_args(kind)
+    if typing.get_origin(kind) is tuple and Ellipsis not in inner:
+        return len(value) == len(inner) and all(map(fits, value, inner))
+    return all(fits(one, inner[0]) for one in value)
+
+
+def _said(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind).replace("typing.", "")
