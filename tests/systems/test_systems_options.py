@@ -51,6 +51,7 @@ def test_a_diffusions_options_are_those_of_its_trajectory(diffusion):
         ({"steps": "abc"}, r"steps takes int \| None, not 'abc'"),
         ({"rescale": "x"}, "rescale takes float, not 'x'"),
         ({"eta": None}, "eta takes float, not None"),
+        ({"variance": "huge"}, "variance takes 'small' or 'large', not 'huge'"),
         ({"intervall": (0.1, 0.2)}, "Did you mean 'interval'"),
     ],
 )

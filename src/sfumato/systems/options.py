@@ -70,4 +70,6 @@ def _row_fits(value: Any, kind: Any) -> bool:
 
 
 def _said(kind: Any) -> str:
+    if typing.get_origin(kind) is typing.Literal:
+        return " or ".join(map(repr, typing.get_args(kind)))
     return kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind).replace("typing.", "")
