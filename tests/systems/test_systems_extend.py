@@ -399,3 +399,9 @@ def test_other_orders_do_not_roll():
 def test_rolling_without_a_condition_refuses_guidance_as_sampling_does():
     with pytest.raises(UsageError, match="Guidance needs a condition"):
         columns(steps=20).extend(start(1, 16)[:, :, :1], 4, guidance=2.0)
+
+
+@pytest.mark.parametrize(("name", "value"), [("softness", "soft"), ("steps", 2.5), ("interval", 3)])
+def test_rolling_looks_at_its_options_as_sampling_does(name, value):
+    with pytest.raises(UsageError, match=f"{name} takes .*, not {value!r}"):
+        columns(steps=20).extend(start(1, 16)[:, :, :1], 4, **{name: value})

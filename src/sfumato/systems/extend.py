@@ -26,6 +26,7 @@ from torch import Tensor
 from sfumato.core.contracts import Given
 from sfumato.core.errors import UsageError
 from sfumato.core.noise import derive
+from sfumato.systems.options import check_options
 
 if TYPE_CHECKING:
     from sfumato.systems.system import System, Watch
@@ -39,6 +40,9 @@ class _Task(NamedTuple):
     seeds: list[int]
     watch: Watch | None
     options: dict[str, Any]
+
+
+OWN = ("guidance", "batch")  # options of System.sample itself
 
 
 def default_stride(system: System, **options: Any) -> int:
@@ -68,6 +72,8 @@ def extend(
     height, width = images.shape[-2:]
     high, wide = system.codec.data.shape[-2:]
     cell = system.codec.cell
+    if system.prior is not None:
+        check_options(system.prior, {name: value for name, value in options.items() if name not in OWN})
     stride = default_stride(system, **options) if stride is None else stride
     if right < 1:
         raise UsageError(f"A picture is extended by at least one pixel, not by {right}.")
