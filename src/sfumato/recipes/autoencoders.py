@@ -140,7 +140,7 @@ def vq_reg(
 ) -> System:
     """An autoencoder that quantises as it decodes: its latent is what stands before the lookup (arXiv:2112.10752).
 
-    A prior over it models continuous numbers, and the nearest code puts right what it gets slightly wrong.
+    A prior over it models continuous numbers, each of which is decoded as its nearest code.
     """
     return System(autoencoder(size, side, channels, factor, Codebook(codes, depth, features=True), Laplace()))
 
