@@ -60,9 +60,8 @@ def choose(logits: Tensor, u: Tensor) -> Tensor:
 def _held(p: Tensor, want: Tensor) -> tuple[Tensor, Tensor]:
     """(the index i with p_0 + … + p_{i−1} ≤ want < p_0 + … + p_i, how much of want is left there); p_i > 0."""
     reach = p.cumsum(-1, dtype=torch.float64)
-    want = torch.minimum(
-        want[..., None], reach[..., -1:] * (1 - 1e-15)
-    )  # sums of another order or precision may be larger
+    most = reach[..., -1:] * (1 - 1e-15)  # a sum in another order or precision may be larger
+    want = torch.minimum(want[..., None], most)
     i = torch.searchsorted(reach, want, right=True)
     before = torch.where(i > 0, reach.gather(-1, (i - 1).clamp(min=0)), 0.0)
     return i[..., 0], (want - before)[..., 0]

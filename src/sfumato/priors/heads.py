@@ -82,8 +82,8 @@ def cooling(head: Head, temperature: float) -> dict[str, Any]:
         return {}
     if temperature < 0 or not isinstance(head, Normal | Mixture | Laplace):
         raise UsageError(
-            f"A temperature is at least 0, and scales the deviations of a Mixture, a Normal or a Laplace; here "
-            f"{temperature:g} is asked of a {_named(head)}."
+            "A temperature is at least 0, and scales the deviations of a Mixture, a Normal or a Laplace; "
+            f"here {temperature:g} is asked of a {_named(head)}."
         )
     return {"temperature": temperature}
 
@@ -92,7 +92,7 @@ def draw(head: Head, c: Tensor, u: Tensor | None, scale: float, noise: Noise, **
     """(M, D); u None: c as it is, unguided. `options` are those of a prior's `sample`, or a temperature."""
     if not isinstance(head, Prior):
         at: Any = head(c if u is None else linear(c, u, scale), dim=-1)
-        return at.cooled(options.get("temperature", 1.0)).sample(noise) if options else at.sample(noise)
+        return (at.cooled(**options) if options else at).sample(noise)
     null = None if u is None else Condition(len(u), vector=u)
     scale = 1.0 if u is None else scale
     return head.sample(Condition(len(c), vector=c), noise, null=null, guidance=scale, **options)[:, 0]
