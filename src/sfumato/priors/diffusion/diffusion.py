@@ -39,18 +39,7 @@ from sfumato.priors.diffusion.gamma import Held, Learned, Staggered, time_of
 from sfumato.priors.diffusion.importance import Importance
 from sfumato.priors.diffusion.path import Path, level
 from sfumato.priors.diffusion.rolling import Move, Rolling, rolling
-from sfumato.priors.diffusion.solvers import (
-    QUIET,
-    SOLVERS,
-    Denoise,
-    Prediction,
-    State,
-    Variance,
-    configure,
-    hold,
-    solve,
-    times,
-)
+from sfumato.priors.diffusion.solvers import QUIET, SOLVERS, Denoise, Prediction, State, configure, hold, solve, times
 from sfumato.priors.diffusion.target import TARGETS, WEIGHTINGS, combine, determinant, split, weigh
 from sfumato.priors.guidance import during, first_half, guide, linear, rescaled
 
@@ -245,7 +234,7 @@ class Diffusion(Prior):
         solver: str | None = None,
         grid: str | None = None,
         eta: float = 0.0,
-        variance: Variance = "small",
+        variance: Literal["small", "large"] = "small",
         interval: tuple[float, float] | None = None,
         rescale: float = 0.0,
         start: Tensor | None = None,
@@ -325,7 +314,7 @@ class Diffusion(Prior):
         steps: int | None = None,
         solver: str | None = None,
         eta: float = 0.0,
-        variance: Variance = "small",
+        variance: Literal["small", "large"] = "small",
         interval: tuple[float, float] | None = None,
         rescale: float = 0.0,
     ) -> Iterator[Tensor]:

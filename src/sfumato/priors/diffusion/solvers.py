@@ -54,7 +54,6 @@ class State(NamedTuple):
 Denoise = Callable[[Tensor, Tensor], Prediction]
 Draw = Callable[[], Tensor]  # standard normal noise, shaped like z
 Step = Callable[[Path, Denoise, State, Tensor, Draw], State]
-Variance = Literal["small", "large"]
 
 
 def fade(at: Level, to: Level) -> Tensor:
@@ -90,7 +89,9 @@ def ddim(path: Path, denoise: Denoise, now: State, s: Tensor, draw: Draw, eta: f
     return State(to.alpha * x + kept * eps + variance.sqrt() * draw(), s, x, t)
 
 
-def ddpm(path: Path, denoise: Denoise, now: State, s: Tensor, draw: Draw, variance: Variance = "small") -> State:
+def ddpm(
+    path: Path, denoise: Denoise, now: State, s: Tensor, draw: Draw, variance: Literal["small", "large"] = "small"
+) -> State:
     """`variance` is "small" (β̃, right for a point of data), or "large" (β, right for unit Gaussian data); a learned
     one, between the two, overrules it."""
     z, t = now.z, now.t
@@ -202,7 +203,7 @@ def hold(step: Step, known: Tensor, mask: Tensor, rounds: int = 1) -> Step:
     return held
 
 
-def configure(solver: str, eta: float = 0.0, variance: Variance = "small") -> Step:
+def configure(solver: str, eta: float = 0.0, variance: Literal["small", "large"] = "small") -> Step:
     """The named step with the options that it knows."""
     step = SOLVERS[solver]
     return {"ddim": partial(ddim, eta=eta), "ddpm": partial(ddpm, variance=variance)}.get(solver, step)
