@@ -17,7 +17,6 @@ or blocks.
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 from torch import Tensor
@@ -41,9 +40,6 @@ Order = Literal["columns", "rows", "blocks"]
 LEVELS = 3  # of the wavelet
 BEGUN = 0.25  # of what an order by place trains on has a finished part already, for `extend` and `edit`
 BLOCKS = 4  # a side
-# Where the noise of a latent ends: at a tenth of its deviation, which a dae bears. A bound is glad of every finer level
-# that it may tell, and a net learns there: with −7, −6 and −3 the Fréchet distance after 900 steps was 706, 677, 627.
-LATENT_LOW = 2 * math.log(0.1)
 
 
 def _range(softness: str) -> tuple[float, tuple[float, float] | None]:
@@ -57,9 +53,9 @@ def _range(softness: str) -> tuple[float, tuple[float, float] | None]:
     return ((low * high[0]) ** 0.5, (low, high[0])) if high else (low, None)
 
 
-def _by_size(basis: Orthogonal, softness: str, low: float = -7.0) -> Staggered:
+def _by_size(basis: Orthogonal, softness: str) -> Staggered:
     middle, between = _range(softness)
-    return Staggered(basis.group, size=1 / middle, between=between, low=low, clip=False)
+    return Staggered(basis.group, size=1 / middle, between=between, clip=False)
 
 
 def place_of(basis: Orthogonal, order: Order) -> Tensor:
@@ -218,7 +214,7 @@ def gud_latent(
     space = space_of(first)
     turned = {"pca": _principal, "fourier": Fourier, "wavelet": lambda data: Wavelet(data, 1)}[basis](space)
     through = Through(first, Components(turned, eight_bit=False))
-    return _gud(size, through, turned, _by_size(turned, softness, LATENT_LOW), LATENT_UNET[size], classes, text)
+    return _gud(size, through, turned, _by_size(turned, softness), LATENT_UNET[size], classes, text)
 
 
 @add("vdm", planner("diffusion"))
