@@ -14,7 +14,7 @@ from tiny import PLAN, Data, One, Two
 
 from sfumato.checkpoint.tensors import hash_tensors
 from sfumato.train.fit import fit
-from sfumato.train.parallel import accelerator_for
+from sfumato.train.parallel import accelerator_for, leave
 from sfumato.train.state import State
 
 FAMILIES = {"one": lambda: One(dropout=0.0, norm=False, settles=False), "two": lambda: Two(spectral=False)}
@@ -47,3 +47,4 @@ def main(family: str, accumulate: str, shard: str, out: str) -> None:
 if __name__ == "__main__":
     assert "RANK" in os.environ
     main(*sys.argv[1:])
+    leave()

@@ -91,6 +91,9 @@ def resume(args: Namespace) -> None:
 
 def _conclude(run: Any, scored: int, as_json: bool) -> None:
     """Scores and the report. A training that succeeded is not called a failure for what comes after it."""
+    from sfumato.train.parallel import leave
+
+    leave()
     if int(os.environ.get("RANK", "0")):  # one process of several speaks
         return
     path, device = Path(run.path), best_device(None)

@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, broadcast
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
@@ -28,6 +28,13 @@ from sfumato.core.noise import Noise
 from sfumato.core.registry import nearest
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16"}
+
+
+def leave() -> None:
+    """Parts from the peers, where there are any, before a process ends: threads of gloo that outlive the interpreter
+    abort it now and then."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def accelerator_for(precision: str = "fp32", device: str | None = None) -> Accelerator:
