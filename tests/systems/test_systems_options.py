@@ -27,7 +27,7 @@ from sfumato.systems.options import check_options, fits
         (float | Sequence[float], [1.5, [1, 2.0], ()], ["12", [1, "2"]]),
         (tuple[int, ...], [(), (1, 2, 3)], [(1, 2.5)]),
         (Any, [object()], []),
-        (Tensor | None, [torch.zeros(2), "whatever is no number and no word is let through"], []),
+        (Tensor | None, [torch.zeros(2), None], [5, "a word, as the command line could say it"]),
     ],
 )
 def test_a_value_is_of_the_annotated_kind(kind, good, bad):
@@ -53,6 +53,13 @@ def test_a_diffusions_options_are_those_of_its_trajectory(diffusion):
         ({"eta": None}, "eta takes float, not None"),
         ({"variance": "huge"}, "variance takes 'small' or 'large', not 'huge'"),
         ({"intervall": (0.1, 0.2)}, "Did you mean 'interval'"),
+        ({"start": 5}, "start takes"),
+        ({"steps": 0}, "steps takes numbers from 1 to 100000, not 0"),
+        ({"steps": 10**400}, "steps takes numbers from 1"),
+        ({"eta": float("nan")}, "eta takes numbers from 0 to 1, not nan"),
+        ({"interval": (0.2, float("inf"))}, "interval takes numbers from 0 to 1, not inf"),
+        ({"guidance": float("nan")}, "guidance takes .*, not nan"),
+        ({"guidance": 10**400}, "guidance takes"),
     ],
 )
 def test_what_does_not_fit_is_a_usage_error(diffusion, options, answer):

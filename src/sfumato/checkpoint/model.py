@@ -27,9 +27,12 @@ SHOWN = 10  # how many misfitting tensors an error lists
 Build = Callable[..., nn.Module]
 
 
-def recipe_record(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """What recipe.json holds: {"name", "dials", "schema", "versions"}."""
+def recipe_record(system: Any) -> dict[str, Any]:
+    """What recipe.json holds of a system: {"name", "dials", "classes", "schema", "versions"}, `classes` being the names
+    of its labels where it has any."""
+    recipe, classes = system.recipe, list(getattr(system, "classes", ()))
     return {
+        **({"classes": classes} if classes else {}),
         "name": recipe["name"],
         "dials": dict(recipe["dials"]),
         "schema": SCHEMA,
@@ -46,6 +49,20 @@ def read_recipe(path: Path) -> dict[str, Any]:
     return record
 
 
+def class_names(recipe: Mapping[str, Any], path: Path) -> list[str]:
+    """The names of the labels, which `recipe`, read from `path`, holds. Runs of before 0.2 have them in RUN/data.json
+    only, which is looked at where the recipe has none."""
+    names = recipe.get("classes")
+    if names is None:
+        beside = [folder / "data.json" for folder in (path.parent, path.parent.parent)]
+        place = next((place for place in beside if place.is_file() and (place.parent / "train.json").is_file()), None)
+        names = [] if place is None else read_json(place).get("classes") or []
+        path = place or path
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise WeightsError(f"{path} is damaged: `classes` is no list of names.")
+    return names
+
+
 def save_model(folder: str | Path, system: nn.Module, average: Mapping[str, Tensor] | None = None) -> None:
     """Writes the three files, all or none. `average` maps names of parameters to the values to store instead."""
     if not getattr(system, "recipe", None):
@@ -59,7 +76,7 @@ def save_model(folder: str | Path, system: nn.Module, average: Mapping[str, Tens
         values = {id(named[name]): value for name, value in average.items()}  # tied parameters have several names
         tensors |= {name: values[id(p)] for name, p in named.items() if id(p) in values and name in tensors}
     files = {
-        RECIPE: [encode_json(recipe_record(system.recipe))],  # type: ignore[arg-type]
+        RECIPE: [encode_json(recipe_record(system))],
         WEIGHTS: encode_tensors(tensors, {"format": "pt", "recipe": str(system.recipe["name"])}),  # type: ignore[index]
     }
     write_folder(Path(folder), files, size_in_bytes(tensors))
@@ -88,6 +105,8 @@ def load_model(folder: str | Path, build: Build | None = None) -> nn.Module:
             f"{folder / RECIPE} cannot be built: the recipe {name!r} refuses its dials ({error})."
         ) from None
     system.load_state_dict(tensors, strict=True)
+    if hasattr(system, "classes"):
+        system.classes = class_names(recipe, folder / RECIPE)  # type: ignore[assignment]
     return system.eval()
 
 

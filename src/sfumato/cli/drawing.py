@@ -1,4 +1,4 @@
-"""The verbs that make pictures: sample, reconstruct, encode, decode, edit, interpolate."""
+"""The verbs that make pictures: sample, reconstruct, encode, decode, interpolate."""
 
 from __future__ import annotations
 
@@ -10,15 +10,31 @@ from jsonargparse import Namespace
 
 from sfumato.cli.console import note, progress, say_json, table
 from sfumato.cli.parser import Parser, Verb, Words
-from sfumato.cli.runs import conditions, default_steps, open_run, read_pictures, tell_written, write_pictures
+from sfumato.cli.runs import (
+    conditions,
+    default_steps,
+    one_file,
+    open_run,
+    read_pictures,
+    tell_written,
+    write_pictures,
+)
 from sfumato.core.errors import DataError, UsageError
 
+MOST = 1_000_000  # of what is counted; the pictures of a call are held in memory
 SAMPLES = 8  # drawn when neither a number nor a condition says how many
 # Of priors; each knows which of them it has
 OPTIONS = (
     *("steps", "temperature", "top_k", "top_p", "solver", "softness", "stop"),
     *("order", "choice_temperature", "ramp", "head_steps", "truncation"),
 )
+
+# What System.sample takes beside the prior's options
+FLAGS = {
+    **{"guidance": "--guidance", "batch": "--batch", "seeds": "--seed", "seed": "--seed", "n": "--number"},
+    **{"number": "--number", "given": "--text or --label", "text": "--text", "label": "--label"},
+    **{"known": "`sfumato edit`", "watch": "nothing", "stride": "--stride", "right": "--right", "null": "nothing"},
+}
 
 
 def _run(parser: Parser) -> None:
@@ -68,7 +84,14 @@ def _sampler(parser: Parser) -> None:
 
 def _options(args: Namespace) -> dict[str, Any]:
     named = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
-    return named | dict(map(_option, args.option or ()))
+    more = dict(map(_option, args.option or ()))
+    for name in more:
+        flag = f"--{name.replace('_', '-')}"
+        if name in FLAGS:
+            raise UsageError(f"{name!r} is said by {FLAGS[name]}, not by --option.")
+        if name in named:
+            raise UsageError(f"{name!r} is said twice, by {flag} and by --option.")
+    return named | more
 
 
 def _option(said: str) -> tuple[str, Any]:
@@ -89,8 +112,9 @@ def _drawn_facts(args: Namespace, system: Any, seeds: list[int], prompts: list[s
 
 def _positive(**numbers: int | None) -> None:
     for name, number in numbers.items():
-        if number is not None and number < 1:
-            raise UsageError(f"--{name} must be at least 1, not {number}.")
+        if number is not None and not 1 <= number <= MOST:
+            bound = "at least 1" if number < 1 else f"at most {MOST:,}"
+            raise UsageError(f"--{name} must be {bound}, not {number}.")
 
 
 # ---- sample ----
@@ -101,7 +125,7 @@ def _sample_options(parser: Parser, words: Words) -> None:
     _condition(parser)
     parser.add_argument("-n", "--number", type=int | None, default=None, help="how many in all; one a condition, or 8")
     _sampler(parser)
-    parser.add_argument("--out", type=str, default="samples.png", help="a folder, or one grid when it ends in .png")
+    parser.add_argument("--out", type=str, default="samples.png", help="a folder, or one grid, .png or .jpg")
     parser.add_seed()
     parser.add_device()
     parser.add_json()
@@ -132,7 +156,9 @@ def sample(args: Namespace) -> None:
 def _reconstruct_options(parser: Parser, words: Words) -> None:
     _run(parser)
     parser.add_argument("images", type=str, nargs="+", help="pictures, of any size")
-    parser.add_argument("--out", type=str, default="reconstructions.png", help="a folder, or a grid with the errors")
+    parser.add_argument(
+        "--out", type=str, default="reconstructions.png", help="a folder, or a grid with the errors, .png or .jpg"
+    )
     parser.add_device()
     parser.add_json()
 
@@ -147,7 +173,7 @@ def reconstruct(args: Namespace) -> None:
     after = system.reconstruct(before).float().cpu()
     quality = psnr(eight_bit(after), eight_bit(before)).tolist()
     facts = [{"run": args.run, "source": path, "psnr": f"{db:.2f}"} for path, db in zip(args.images, quality)]
-    if args.out.lower().endswith(".png"):
+    if one_file(args.out):
         error = (after - before).abs() - 1  # black where both agree
         rows = torch.stack([before, after, error], 1).flatten(0, 1)
         captions = [text for db in quality for text in ("picture", f"{db:.1f} dB", "error")]
@@ -180,14 +206,13 @@ def _encode_options(parser: Parser, words: Words) -> None:
 
 
 def encode(args: Namespace) -> None:
-    import json
-
     from sfumato.checkpoint import write_file
     from sfumato.checkpoint.tensors import encode_tensors
 
     system = open_run(args.run, args.device)
     latent = system.encode(read_pictures(args.images, system)).cpu().contiguous()
-    metadata = {"run": args.run, "space": str(system.codec.space), "images": json.dumps(args.images)}
+    metadata = {"run": args.run, "space": str(system.codec.space), "codec": _codec_hash(system)}
+    metadata["images"] = json.dumps(args.images)
     write_file(Path(args.out), b"".join(bytes(part) for part in encode_tensors({"latent": latent}, metadata)))
     if args.json:
         facts = {"shape": list(latent.shape), "dtype": str(latent.dtype).removeprefix("torch.")}
@@ -199,18 +224,20 @@ def encode(args: Namespace) -> None:
 def _decode_options(parser: Parser, words: Words) -> None:
     _run(parser)
     parser.add_argument("latents", type=str, help="a .safetensors file with the tensor `latent`")
-    parser.add_argument("--out", type=str, default="decoded.png", help="a folder, or one grid when it ends in .png")
+    parser.add_argument("--out", type=str, default="decoded.png", help="a folder, or one grid, .png or .jpg")
     parser.add_device()
     parser.add_json()
 
 
 def decode(args: Namespace) -> None:
-    from sfumato.checkpoint.tensors import read_tensors
+    from sfumato.checkpoint.tensors import read_header, read_tensors
 
+    _, about = read_header(Path(args.latents))
     tensors = read_tensors(Path(args.latents))
     if "latent" not in tensors:
         raise DataError(f"{args.latents} has no tensor `latent`, but {', '.join(sorted(tensors)) or 'nothing'}.")
     system = open_run(args.run, args.device)
+    _check_codec(args, system, about)
     images = system.decode(tensors["latent"])
     facts = [{"run": args.run, "source": f"{args.latents}[{i}]"} for i in range(len(images))]
     written = write_pictures(images, args.out, [str(i) for i in range(len(images))], facts)
@@ -220,51 +247,26 @@ def decode(args: Namespace) -> None:
         tell_written(written, args.out)
 
 
-# ---- edit, interpolate ----
+def _codec_hash(system: Any) -> str:
+    """What tells one codec from another of the same shape."""
+    from sfumato.checkpoint import hash_tensors
+
+    return hash_tensors(system.codec.state_dict())
 
 
-def _edit_options(parser: Parser, words: Words) -> None:
-    _run(parser)
-    parser.add_argument("image", type=str, help="the picture to change")
-    parser.add_argument("--mask", type=str, required=True, help="a picture, light where to repaint, of the same shape")
-    _condition(parser)
-    parser.add_argument("-n", "--number", type=int, default=1, help="how many versions")
-    _sampler(parser)
-    parser.add_argument("--out", type=str, default="edited.png", help="a folder, or one grid when it ends in .png")
-    parser.add_seed()
-    parser.add_device()
-    parser.add_json()
-
-
-def edit(args: Namespace) -> None:
-    n = args.number
-    _positive(number=n, steps=args.steps, batch=args.batch)
-    system = open_run(args.run, args.device)
-    image = read_pictures([args.image], system)
-    mask = read_pictures([args.mask], system).mean(1, keepdim=True) > 0
-    if not mask.any():
+def _check_codec(args: Namespace, system: Any, about: dict[str, Any]) -> None:
+    """Refuses latents of another codec: of the same shape they would decode, and to a wrong picture."""
+    made = about.get("run", "an unnamed run")
+    if "codec" not in about:
+        note(f"warning: {args.latents} does not say which codec made it; if not {args.run}'s, the pictures are wrong.")
+    elif about["codec"] != _codec_hash(system):
         raise UsageError(
-            f"{args.mask} is dark everywhere, so there is nothing to repaint. Paint the part to change white."
+            f"{args.latents} was encoded by {made}, whose codec is not that of {args.run}. Decode it with {made}, or "
+            "with a run that took its codec over (`--from codec=…`)."
         )
-    given, prompts = conditions(system, args.run, args.text, args.label, n)
-    seeds = list(range(args.seed, args.seed + n))
-    with progress("Painting") as watch:
-        images = system.edit(
-            image.expand(n, -1, -1, -1),
-            mask,
-            given or None,
-            guidance=args.guidance,
-            seeds=seeds,
-            batch=args.batch,
-            watch=watch,
-            **_options(args),
-        )
-    facts = [{**fact, "source": args.image} for fact in _drawn_facts(args, system, seeds, prompts)]
-    written = write_pictures(images, args.out, [str(seed) for seed in seeds], facts, prompts)
-    if args.json:
-        say_json({"run": args.run, "written": written, "images": facts})
-    else:
-        tell_written(written, args.out)
+
+
+# ---- interpolate ----
 
 
 def _interpolate_options(parser: Parser, words: Words) -> None:
@@ -274,7 +276,8 @@ def _interpolate_options(parser: Parser, words: Words) -> None:
     parser.add_argument("--frames", type=int, default=8, help="how many pictures, both ends included")
     _condition(parser)
     parser.add_argument("--steps", type=int | None, default=None, help="of the flow to noise and back")
-    parser.add_argument("--out", type=str, default="between.png", help="a folder, or one strip when it ends in .png")
+    parser.add_argument("--out", type=str, default="between.png", help="a folder, or one strip, .png or .jpg")
+    parser.add_seed("of what a solver draws on the way back")
     parser.add_device()
     parser.add_json()
 
@@ -287,7 +290,7 @@ def interpolate(args: Namespace) -> None:
     a, b = read_pictures([args.a, args.b], system)
     given, prompts = conditions(system, args.run, args.text, args.label, args.frames)
     options = {} if args.steps is None else {"steps": args.steps}
-    images = system.interpolate(a, b, args.frames, given or None, **options)
+    images = system.interpolate(a, b, args.frames, given or None, seed=args.seed, **options)
     weights = [round(i / (args.frames - 1), 4) for i in range(args.frames)]
     facts = [
         {"run": args.run, "source": f"{args.a} {args.b}", "weight": w, "prompt": p} for w, p in zip(weights, prompts)
@@ -332,14 +335,6 @@ DRAWING = [
         "sfumato decode runs/vqgan pets.safetensors --out pets.png",
         _decode_options,
         decode,
-    ),
-    Verb(
-        "edit",
-        "RUN IMAGE --mask MASK",
-        "Repaint a part of a picture, and leave the rest as it is.",
-        'sfumato edit runs/emoji face.png --mask mouth.png --text "a smiling face" -n 4 --out faces.png',
-        _edit_options,
-        edit,
     ),
     Verb(
         "interpolate",

@@ -43,7 +43,7 @@ def _more_options(parser: Parser, out: str) -> None:
     _condition(parser)
     parser.add_argument("-n", "--number", type=int, default=1, help="how many versions")
     _sampler(parser)
-    parser.add_argument("--out", type=str, default=out, help="a folder, or one grid when it ends in .png")
+    parser.add_argument("--out", type=str, default=out, help="a folder, or one grid, .png or .jpg")
     parser.add_seed()
     parser.add_device()
     parser.add_json()

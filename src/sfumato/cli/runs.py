@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.cli.console import note
+from sfumato.core.classes import class_number
 from sfumato.core.errors import DataError, UsageError
-from sfumato.core.registry import nearest
+
+GRIDS = (".png", ".jpg", ".jpeg")  # what --out may end in for one file
+OTHER = (".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".pdf", ".svg", ".mp4", ".npz", ".safetensors")
 
 
 def best_device(asked: str | None) -> Any:
@@ -55,22 +58,6 @@ def image_space(system: Any) -> tuple[int, int, int]:
 # ---- conditions ----
 
 
-def label_names(run: str) -> list[str]:
-    """The names of a run's classes, in the order of their numbers; empty where data.json has none."""
-    return [str(name) for name in record(run, "data.json").get("classes") or []]
-
-
-def label_number(word: str, names: Sequence[str]) -> int:
-    """A class by its name, else by its number. A name that looks like a number is a name first."""
-    if word in names:
-        return list(names).index(word)
-    if word.isdecimal() and (not names or int(word) < len(names)):
-        return int(word)
-    if not names:
-        raise UsageError(f"--label {word!r} is no number, and this run does not know the names of its classes.")
-    raise UsageError(f"No class is called {word!r}. {nearest(word, names)}")
-
-
 def conditions(
     system: Any, run: str, texts: list[str] | None, labels: list[str] | None, n: int
 ) -> tuple[dict[str, Any], list[str]]:
@@ -87,13 +74,18 @@ def conditions(
             has = " and ".join(keys) if keys else "nothing"
             raise UsageError(f"This run is conditioned on {has}, so it cannot listen to {flag}.")
     if labels:
-        numbers = [label_number(word, label_names(run)) for word in labels]
+        numbers = [class_number(word, system.classes, class_count(system)) for word in labels]
         given["label"] = torch.tensor([numbers[i % len(numbers)] for i in range(n)])
         prompts = [labels[i % len(labels)] for i in range(n)]
     if texts:
         given["text"] = [texts[i % len(texts)] for i in range(n)]
         prompts = [f"{prompt}: {text}" if prompt else text for prompt, text in zip(prompts, given["text"])]
     return given, prompts
+
+
+def class_count(system: Any) -> int | None:
+    """How many classes the system is told apart; None where it hears no labels."""
+    return getattr(system, "recipe", {}).get("dials", {}).get("classes") or None
 
 
 def default_steps(system: Any) -> int | None:
@@ -128,6 +120,18 @@ def read_pictures(paths: Sequence[str], system: Any) -> Any:
     return torch.stack(images)
 
 
+def one_file(out: str) -> bool:
+    """Whether --out names a file for one grid, not a folder; UsageError for a kind of file that is not written."""
+    suffix = Path(out).suffix.lower()
+    if suffix in (*GRIDS, ""):
+        return suffix != ""
+    if suffix in OTHER and not Path(out).is_dir():
+        raise UsageError(
+            f"--out {out}: a grid is written as {', '.join(GRIDS)}; anything else is a folder of PNG files."
+        )
+    return False
+
+
 def write_pictures(
     images: Any,
     out: str,
@@ -136,18 +140,21 @@ def write_pictures(
     captions: Sequence[str] | None = None,
     columns: int | None = None,
 ) -> list[str]:
-    """One grid when `out` ends in .png, else a folder with NAME.png each. `facts` become text chunks."""
+    """One grid when `out` ends in .png or .jpg, else a folder with NAME.png each. `facts` become text chunks, of a JPEG
+    its comment. `images` are a tensor (n, C, H, W) or a list of PIL's."""
     from sfumato.checkpoint import write_file
     from sfumato.report import pictures
 
-    if out.lower().endswith(".png"):
-        sheet = pictures.grid(images, captions if captions and any(captions) else None, columns)
-        write_file(Path(out), pictures.png(sheet, joined(facts)))
+    shown = list(images) if isinstance(images, list) else [pictures.picture(image) for image in images]
+    if one_file(out):
+        sheet = pictures.grid(shown, captions if captions and any(captions) else None, columns)
+        encode = pictures.png if out.lower().endswith(".png") else pictures.jpeg
+        write_file(Path(out), encode(sheet, joined(facts)))
         return [out]
     written = []
-    for image, name, fact in zip(images, names, facts):
+    for image, name, fact in zip(shown, names, facts):
         path = Path(out) / f"{name}.png"
-        write_file(path, pictures.png(pictures.picture(image), fact))
+        write_file(path, pictures.png(image, fact))
         written.append(str(path))
     return written
 

@@ -207,3 +207,12 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
     turned = ImageOps.exif_transpose(image)
     return image if turned is None else turned
+
+
+def layered(data: bytes, name: str = "the picture", max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The picture upright in 8 bits with the transparency that it has: in mode L, RGB or RGBA."""
+    image, _ = picture(data, name, 3, "white", max_pixels)  # refuses what cannot be decoded
+    stored = _eight_bits(_upright(_open(data, name, max_pixels)), name)
+    if stored.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in stored.info:
+        return stored.convert("RGBA")
+    return stored.convert("L") if stored.mode in ("1", "L") else image

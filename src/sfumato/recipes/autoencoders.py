@@ -13,6 +13,7 @@ vq-reg   Codebook, unlooked    Laplace                 –
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import nn
@@ -28,8 +29,9 @@ from sfumato.nn.critic import Critic
 from sfumato.nn.pyramid import Decoder, Encoder
 from sfumato.priors.normal import Normal as NormalPrior
 from sfumato.priors.normal import Uniform
+from sfumato.recipes.dials import MOST_CODES
 from sfumato.recipes.sizes import MULTS, PYRAMID, Size, planner, side_for
-from sfumato.recipes.table import add
+from sfumato.recipes.table import add, shown
 from sfumato.systems import System
 
 
@@ -167,8 +169,14 @@ def fsq(
     """Finite scalar quantisation: a few channels, each rounded to a few levels; no codebook (arXiv:2309.15505)."""
     try:
         numbers = tuple(int(level) for level in levels.split(","))
+        fits = min(numbers) >= 2 and len(numbers) <= 64 and math.prod(numbers) <= MOST_CODES
     except ValueError:
-        raise UsageError(f"--levels takes numbers with commas between, such as 8,5,5,5, not {levels!r}.") from None
+        fits = False
+    if not fits:
+        raise UsageError(
+            f"--levels takes numbers of at least 2 with commas between, such as 8,5,5,5, whose product is at most "
+            f"{MOST_CODES:,}, not {shown(levels)}."
+        )
     return _with_uniform(autoencoder(size, side, channels, factor, Finite(numbers), Normal()))
 
 

@@ -33,7 +33,7 @@ from sfumato.recipes.given import given
 from sfumato.recipes.latents import codec_of
 from sfumato.recipes.networks import unet
 from sfumato.recipes.sizes import LATENT_UNET, PIXEL_UNET, READER, Size, Unet, planner, side_for
-from sfumato.recipes.table import add
+from sfumato.recipes.table import add, shown
 from sfumato.systems import System
 
 Order = Literal["columns", "rows", "blocks"]
@@ -48,8 +48,10 @@ def _range(softness: str) -> tuple[float, tuple[float, float] | None]:
         low, *high = (float(part) for part in str(softness).split("-"))
     except ValueError:
         low, high = 0.0, []
-    if low <= 0 or len(high) > 1 or (high and high[0] <= low):
-        raise UsageError(f"--softness takes a positive number, or a range such as 0.5-2, not {softness!r}.")
+    if not 1e-3 <= low <= 1e3 or len(high) > 1 or (high and not low < high[0] <= 1e3):
+        raise UsageError(
+            f"--softness takes a number from 0.001 to 1000, or a range such as 0.5-2, not {shown(softness)}."
+        )
     return ((low * high[0]) ** 0.5, (low, high[0])) if high else (low, None)
 
 

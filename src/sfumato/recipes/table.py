@@ -14,11 +14,12 @@ import re
 import types
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from sfumato.core.errors import UsageError
+from sfumato.core.errors import SfumatoError, UsageError
 from sfumato.core.registry import Registry, nearest
+from sfumato.recipes.dials import About, about
 from sfumato.recipes.plan import Plan
 from sfumato.systems import Cascade, System
 
@@ -33,17 +34,25 @@ class Dial:
     name: str
     type: Any
     default: Any
+    about: About = field(default_factory=lambda: About(""))
+
+    @property
+    def help(self) -> str:
+        """A sentence that says what it does, and its range where it has one."""
+        return f"{self.about.help} ({self.about.range})" if self.about.range else self.about.help
 
     @property
     def choices(self) -> tuple[Any, ...] | None:
         return typing.get_args(self.type) if typing.get_origin(self.type) is typing.Literal else None
 
     def read(self, value: Any) -> Any:
-        """The value in the dial's own type; raises UsageError with what would do."""
+        """The value in the dial's own type and range; raises UsageError with what would do."""
         if self.choices is not None:
             if value in self.choices:
                 return value
-            raise UsageError(f"--{self.name} {value!r} is not known. {nearest(str(value), map(str, self.choices))}")
+            raise UsageError(
+                f"--{self.name} {shown(value)} is not known. {nearest(str(value), map(str, self.choices))}"
+            )
         if isinstance(self.type, types.UnionType):
             if value is None or value == "none":
                 return None
@@ -51,12 +60,25 @@ class Dial:
         else:
             kinds = [self.type]
         try:
-            return _cast(kinds[0], value)
-        except (TypeError, ValueError):
-            raise UsageError(f"--{self.name} takes {kinds[0].__name__}, not {value!r}.") from None
+            found = _cast(kinds[0], value)
+        except (TypeError, ValueError, OverflowError):
+            raise UsageError(f"--{self.name} takes {kinds[0].__name__}, not {shown(value)}.") from None
+        if kinds[0] in (int, float) and not self.about.allows(found):
+            raise UsageError(f"--{self.name} takes {self.about.range or 'a finite number'}, not {shown(value)}.")
+        return found
+
+
+def shown(value: Any) -> str:
+    """A value as an error quotes it: not more of it than a line holds."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"
 
 
 def _cast(kind: type, value: Any) -> Any:
+    if kind is str and not isinstance(value, str):
+        raise ValueError
+    if kind is not bool and isinstance(value, bool):
+        raise ValueError
     if kind is bool:
         if str(value).lower() in ("true", "1", "yes"):
             return True
@@ -78,7 +100,9 @@ class Recipe:
     def dials(self) -> dict[str, Dial]:
         hints = typing.get_type_hints(self.function)
         signature = inspect.signature(self.function)
-        return {name: Dial(name, hints[name], p.default) for name, p in signature.parameters.items()}
+        return {
+            name: Dial(name, hints[name], p.default, about(self.name, name)) for name, p in signature.parameters.items()
+        }
 
     @property
     def summary(self) -> str:
@@ -121,10 +145,18 @@ def add(name: str, planner: Planner) -> Callable[[F], F]:
 
 
 def build(name: str, **dials: Any) -> Built:
-    """An untrained system; under torch.device("meta") nothing is allocated. UsageError for a wrong name or dial."""
+    """An untrained system; under torch.device("meta") nothing is allocated. UsageError for a wrong name or dial, and
+    for dials that build nothing together."""
     recipe = RECIPES[name]
     read = recipe.read(dials)
-    system = recipe.function(**read)
+    try:
+        system = recipe.function(**read)
+    except SfumatoError:
+        raise
+    except (ValueError, ArithmeticError, RuntimeError, MemoryError) as error:  # each dial may be, but not all of them
+        turned = ", ".join(f"{key} {shown(value)}" for key, value in dials.items()) or "these dials"
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise UsageError(f"{name} cannot be built with {turned}: {reason}") from error
     system.recipe = {"name": name, "dials": read}
     return system
 

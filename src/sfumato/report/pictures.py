@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import base64
 import functools
+import io
+import json
 import math
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -165,8 +167,18 @@ def _characters(path: str) -> frozenset[int]:
 def png(image: Image.Image, facts: Mapping[str, Any] | None = None) -> bytes:
     """A PNG file; each fact is a text chunk, those that are None or "" are left out."""
     said = {key: value for key, value in (facts or {}).items() if value is not None and value != ""}
-    pixels = np.array(image.convert("RGB"))
+    pixels = np.array(image if image.mode == "RGBA" else image.convert("RGB"))
     return encode(torch.from_numpy(pixels).permute(2, 0, 1), said)
+
+
+def jpeg(image: Image.Image, facts: Mapping[str, Any] | None = None) -> bytes:
+    """A JPEG file of little loss, transparency on white; the facts are its comment, as JSON."""
+    if image.mode == "RGBA":
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (*PAPER, 255)), image)
+    said = {key: value for key, value in (facts or {}).items() if value is not None and value != ""}
+    file = io.BytesIO()
+    image.convert("RGB").save(file, "JPEG", quality=95, subsampling=0, comment=json.dumps(said).encode()[:65000])
+    return file.getvalue()
 
 
 def data_uri(image: Image.Image) -> str:

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.core.contracts import Batch, Batches, Given, Objective, Terms
-from sfumato.core.errors import Misfit
+from sfumato.core.errors import Misfit, UsageError
 from sfumato.core.noise import Noise, derive
+from sfumato.core.registry import nearest
 from sfumato.core.space import Space
+from sfumato.systems.inputs import check_seeds
 from sfumato.systems.system import System, Watch
 
 
@@ -35,6 +37,16 @@ class Cascade(nn.Module):
                 )
         self.systems = nn.ModuleDict(systems)
         self.recipe: dict[str, Any] = {}
+
+    @property
+    def classes(self) -> list[str]:
+        """What the labels are called, by their numbers; its systems share the names."""
+        return self.last.classes
+
+    @classes.setter
+    def classes(self, names: list[str]) -> None:
+        for _, system in self.named():
+            system.classes = names
 
     def named(self) -> list[tuple[str, System]]:
         return list(self.systems.items())  # type: ignore[arg-type]
@@ -67,7 +79,10 @@ class Cascade(nn.Module):
         **options: Any,
     ) -> Tensor:
         """As System.sample; system i draws with seeds derived from the image's seed and its own name."""
-        roots = list(range(n)) if seeds is None else list(seeds)
+        roots = check_seeds(n, seeds)
+        known = {key for _, system in self.named() for key in _keys(system)} - {"picture"}
+        if wrong := next((key for key in given or {} if key not in known), None):
+            raise UsageError(f"The cascade is not conditioned on {wrong!r}. {nearest(wrong, known) if known else ''}")
         image: Tensor | None = None
         for place, (name, system) in enumerate(self.named()):
             own = [derive(seed, name) for seed in roots] if place else roots

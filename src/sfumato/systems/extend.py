@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 
 from sfumato.core.contracts import Given
-from sfumato.core.errors import UsageError
+from sfumato.core.errors import Misfit, UsageError
 from sfumato.core.noise import derive
+from sfumato.systems.inputs import check_seeds, check_values
 from sfumato.systems.options import check_options
 
 if TYPE_CHECKING:
@@ -69,6 +70,9 @@ def extend(
     `stride` is by how much the window moves on; the rest of it is what the prior sees of the picture. A multiple of
     codec.cell, so that no component lies across the seam. Options are those of System.sample.
     """
+    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != system.codec.data.shape[0]:
+        found = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise Misfit(f"images must be (n, {system.codec.data.shape[0]}, H, W) floats in [−1, 1], not {found}.")
     height, width = images.shape[-2:]
     high, wide = system.codec.data.shape[-2:]
     cell = system.codec.cell
@@ -86,7 +90,7 @@ def extend(
         raise UsageError(
             f"The picture to extend is {high} pixels high and at least {cell} wide here, not {height} × {width}."
         )
-    seeds = list(range(len(images)) if seeds is None else seeds)
+    seeds = list(check_seeds(len(check_values(images)), seeds))
     task = _Task(images, right, stride, given, seeds, watch, options)
     rolls = _rolls(system, stride, options)
     return _by_windows(system, task) if rolls is None else _by_turns(system, task, *rolls)

@@ -2,12 +2,13 @@
 
 `sample(condition, noise, *, null, guidance, known, …)`: what stands for the dots are its options. They are looked at
 before anything is drawn, so that a wrong name is answered with the nearest and a value of a wrong kind with the right
-one, wherever they came from: Python, the command line, a request.
+one, wherever they came from: Python, the command line, a request. A number must be finite and in the option's range.
 """
 
 from __future__ import annotations
 
 import inspect
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,26 @@ from sfumato.core.errors import UsageError
 from sfumato.core.registry import nearest
 
 GIVEN = ("condition", "noise", "null", "guidance", "known")  # by a System
+LARGE = 1e6  # beyond it a factor only makes infinities
+RANGES: dict[str, tuple[float, float]] = {
+    "steps": (1, 100_000),
+    "head_steps": (1, 100_000),
+    "rounds": (1, 1000),
+    "search": (0, 1_000_000),
+    "top_k": (1, LARGE),
+    "top_p": (0, 1),
+    "temperature": (0, 1000),
+    "choice_temperature": (0, LARGE),
+    "truncation": (0, LARGE),
+    "softness": (1e-3, 1e3),
+    "stop": (0, 1),
+    "interval": (0, 1),
+    "rescale": (0, 1),
+    "eta": (0, 1),
+    "most": (0, LARGE),
+    "guidance": (-LARGE, LARGE),
+    "variance_guidance": (-LARGE, LARGE),
+}
 
 
 def options_of(prior: Prior) -> list[str]:
@@ -40,6 +61,28 @@ def check_options(prior: Prior, options: Mapping[str, Any]) -> None:
             raise UsageError(f"{type(prior).__name__} has no sampling option {name!r}. {advice}")
         if not fits(value, parameters[name].annotation):
             raise UsageError(f"{name} takes {_said(parameters[name].annotation)}, not {value!r}.")
+        check_range(name, value)
+
+
+def check_range(name: str, value: Any) -> None:
+    """Raises UsageError for a number, or one in a row of them, that is not finite or out of the option's range."""
+    low, high = RANGES.get(name, (-math.inf, math.inf))
+    for number in _numbers(value):
+        try:
+            fine = math.isfinite(number) and low <= number <= high
+        except OverflowError:  # a whole number that no float holds
+            fine = False
+        if not fine:
+            wanted = "a finite number" if math.isinf(low) else f"numbers from {low:g} to {high:g}"
+            raise UsageError(f"{name} takes {wanted}, not {str(number)[:40]}.")
+
+
+def _numbers(value: Any) -> list[Any]:
+    if isinstance(value, Tensor):
+        return value.flatten().tolist() if value.numel() <= 64 else []  # a start, not a setting
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [number for one in value for number in _numbers(one)]
+    return [value] if isinstance(value, Real) and not isinstance(value, bool) else []
 
 
 def fits(value: Any, kind: Any) -> bool:
@@ -53,7 +96,7 @@ def fits(value: Any, kind: Any) -> bool:
     if kind in (float, int):
         number = isinstance(value, Real if kind is float else Integral) and not isinstance(value, bool)
         return number or isinstance(value, Tensor)
-    if kind in (str, bool):
+    if kind in (str, bool, Tensor):
         return isinstance(value, kind)
     if typing.get_origin(kind) in (tuple, list, Sequence):
         return _row_fits(value, kind)

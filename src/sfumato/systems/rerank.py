@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sfumato.core.errors import UsageError
 from sfumato.core.noise import derive
-from sfumato.systems.system import _rows, _take
+from sfumato.systems.inputs import as_rows, take
 
 Draw = Callable[..., Tensor]  # System.sample, Cascade.sample, or what is called like them
 Score = Callable[[Tensor, Mapping[str, Any]], Tensor]  # (images (m, C, H, W), given of m rows) → (m,), higher is better
@@ -42,7 +42,8 @@ def best_of(
         raise UsageError(f"The best is taken of at least one candidate, not of {of}.")
     roots = list(range(n)) if seeds is None else list(seeds)
     tried = [seed if j == 0 else derive(seed, "candidate", j) for seed in roots for j in range(of)]
-    said = {key: _take(value, [i // of for i in range(n * of)]) for key, value in _rows(given, n).items()}
+    names = getattr(getattr(draw, "__self__", None), "classes", ())  # of a system, whose classes may be said by name
+    said = {key: take(value, [i // of for i in range(n * of)]) for key, value in as_rows(given, n, names).items()}
     images = draw(n * of, said or None, seeds=tried, **options)
     scores = score(images, said).reshape(n, of)
     best = scores.argmax(1)

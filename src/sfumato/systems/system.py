@@ -35,9 +35,10 @@ from sfumato.core.contracts import (
 from sfumato.core.errors import Misfit, UsageError
 from sfumato.core.noise import Noise, derive
 from sfumato.core.registry import nearest
-from sfumato.core.space import Grid, check, size
+from sfumato.core.space import Grid, Tokens, check, size
 from sfumato.systems.extend import extend
-from sfumato.systems.options import check_options
+from sfumato.systems.inputs import as_rows, check_images, check_mask, check_seeds, take
+from sfumato.systems.options import check_options, check_range
 
 Watch = Callable[[int, int], None]  # called with (images done, images in all)
 
@@ -53,6 +54,7 @@ class System(nn.Module):
         _refuse_misfits(codec, prior, conditioner)
         self.codec, self.prior, self.conditioner = codec, prior, conditioner
         self.recipe: dict[str, Any] = {}  # name and dials, set by recipes.build
+        self.classes: list[str] = []  # what the labels are called, by their numbers; empty where nobody said
 
     # ---- training: the objective of the stage "prior" ----
 
@@ -132,12 +134,12 @@ class System(nn.Module):
     @torch.no_grad()
     def encode(self, images: Tensor, batch: int = 64) -> Tensor:
         """(n, C, H, W) in [−1, 1] → latents in codec.space."""
-        return self._by_parts(self.codec.encode, images, batch)
+        return self._by_parts(self.codec.encode, check_images(images, self._pictures), batch)
 
     @torch.no_grad()
     def decode(self, z: Tensor, batch: int = 64) -> Tensor:
         """Latents → (n, C, H, W), clamped to [−1, 1]."""
-        return self._by_parts(lambda part: self.codec.decode(part).clamp(-1, 1), check(self.codec.space, z), batch)
+        return self._by_parts(lambda part: self.codec.decode(part).clamp(-1, 1), self._checked(z), batch)
 
     def reconstruct(self, images: Tensor, batch: int = 64) -> Tensor:
         return self.decode(self.encode(images, batch), batch)
@@ -157,11 +159,12 @@ class System(nn.Module):
     ) -> Tensor:
         """(n, C, H, W) in [−1, 1]; image i is a function of seeds[i] and row i of `given`, for one `batch` size.
 
-        `given` maps the conditioner's keys to n values each, or to one for all. guidance: p = u + s (c − u); 1 is
-        unguided, 0 unconditional. `known` = (latents, mask) holds parts of the latent fixed. Options are the prior's
+        `given` maps the conditioner's keys to n values each, or to one for all; a label is a number or, where the
+        system knows its classes, a name. guidance: p = u + s (c − u); 1 is unguided, 0 unconditional. `known` =
+        (latents, mask) holds parts of the latent fixed. Options are the prior's
         own (steps, temperature, top_k, …); an unknown one raises UsageError with the nearest.
         """
-        prior, seeds = self._prior(), self._seeds(n, seeds)
+        prior, seeds = self._prior(), check_seeds(n, seeds)
         check_options(prior, options)
         images = []
         for rows, noise, condition, null in self.rows(seeds, batch, given, guidance):
@@ -178,14 +181,17 @@ class System(nn.Module):
         """What a prior needs to draw an image for each seed, batch by batch: (which rows, their noise, their condition,
         the null condition if there is a conditioner). Priors leave the null alone where nothing is guided. The last
         batch is filled up with its last row: rows of one shape do not sway each other."""
+        check_range("guidance", guidance)
         if guidance != 1.0 and self.conditioner is None:
             raise UsageError("Guidance needs a condition, and this system was built without one.")
+        if batch < 1:
+            raise UsageError(f"A batch holds at least one image, not {batch}.")
         n = len(seeds)
-        given = _rows(given, n) if self.conditioner is not None else {}
+        given = self._said(given, n)
         for start in range(0, n, batch):
             rows = [min(i, n - 1) for i in range(start, start + batch)]
             noise = Noise.each([seeds[i] for i in rows], self.device)
-            condition, null = self._condition({key: _take(value, rows) for key, value in given.items()}, batch)
+            condition, null = self._condition({key: take(value, rows) for key, value in given.items()}, batch)
             yield rows, noise, condition, null
 
     @property
@@ -217,12 +223,13 @@ class System(nn.Module):
                 f"The latents are 8-bit values, and {type(prior).__name__} has a density, which is no probability of "
                 "them. Take the codec `dequantised`, whose likelihood bounds that of the values."
             )
-        seeds, given = self._seeds(n, seeds), _rows(given, n) if self.conditioner is not None else {}
+        images = check_images(images, self._pictures)
+        seeds, given = check_seeds(n, seeds), self._said(given, n)
         nats = []
         for start in range(0, n, batch):
             rows = list(range(start, min(start + batch, n)))
             noise = Noise.each([seeds[i] for i in rows], self.device)
-            condition, _ = self._condition({key: _take(value, rows) for key, value in given.items()}, len(rows))
+            condition, _ = self._condition({key: take(value, rows) for key, value in given.items()}, len(rows))
             z, weight = self.codec.lift(images[rows].to(self.device), noise)
             nats.append(prior.log_prob(z, condition, noise, **options) + weight)
         return torch.cat(nats)
@@ -243,8 +250,8 @@ class System(nn.Module):
         dims = size(self.codec.data)
         if self.codec.discrete:
             return -self.log_prob(images, given, seeds, batch, **options) / (dims * math.log(2))
-        levels = ((images + 1) * 127.5).round()
-        seeds = self._seeds(len(images), seeds)
+        levels = ((check_images(images, self._pictures) + 1) * 127.5).round()
+        seeds = check_seeds(len(images), seeds)
         u = Noise.each([derive(seed, "dequantise") for seed in seeds], images.device).uniform(*images.shape[1:])
         nats = self.log_prob((levels + u - 0.5) / 127.5 - 1, given, seeds, batch, **options)
         return -nats / (dims * math.log(2)) + math.log2(127.5)
@@ -254,8 +261,8 @@ class System(nn.Module):
 
         What of the latent depends on no pixel that is to change is held.
         """
-        n = len(images)
-        hole = mask.to(images.device).expand(n, 1, *images.shape[-2:]) > 0
+        n = len(check_images(images, self._pictures))
+        hole = check_mask(mask, images)
         free = self.codec.reach(hole.to(self.device))
         z = self.encode(images)
         painted = self.sample(n, given, known=(z, ~free), **options).to(images.device)
@@ -271,23 +278,28 @@ class System(nn.Module):
         return self.sample(len(images), given, known=self.codec.magnify(images.to(self.device)), **options)
 
     @torch.no_grad()
-    def interpolate(self, a: Tensor, b: Tensor, frames: int = 8, given: Given | None = None, **options: Any) -> Tensor:
-        """(frames, C, H, W) from image a to image b, each (C, H, W).
+    def interpolate(
+        self, a: Tensor, b: Tensor, frames: int = 8, given: Given | None = None, *, seed: int = 0, **options: Any
+    ) -> Tensor:
+        """(frames, C, H, W) from image a to image b, each (C, H, W). Frame i draws with seed + i, where it draws.
 
         Where the prior can be inverted (diffusion, flow), both images go to noise along the deterministic flow and the
         path between is a great circle there (DDIM, arXiv:2010.02502); otherwise the codec blends the two latents.
         """
+        if frames < 2:
+            raise UsageError(f"An interpolation has at least its two ends as frames, not {frames}.")
+        check_seeds(frames, range(seed, seed + frames))
         ends = self.encode(torch.stack([a, b]).to(self.device))
         weights = torch.linspace(0, 1, frames).tolist()
         if self.prior is None or not hasattr(self.prior, "invert"):
             return self.decode(torch.cat([self.codec.blend(ends[:1], ends[1:], w) for w in weights]))
         check_options(self.prior, options)
-        given = _rows(given, frames) if self.conditioner is not None else {}
-        two, _ = self._condition({key: _take(value, [0, frames - 1]) for key, value in given.items()}, 2)
+        given = self._said(given, frames)
+        two, _ = self._condition({key: take(value, [0, frames - 1]) for key, value in given.items()}, 2)
         noise_a, noise_b = self.prior.invert(ends, two).unbind(0)  # type: ignore[operator]
         start = torch.stack([slerp(noise_a, noise_b, w) for w in weights])
         condition, _ = self._condition(given, frames)
-        z = self.prior.sample(condition, Noise.each(range(frames), self.device), start=start, **options)
+        z = self.prior.sample(condition, Noise.each(range(seed, seed + frames), self.device), start=start, **options)
         return self.decode(z)
 
     # ---- the seams ----
@@ -315,12 +327,32 @@ class System(nn.Module):
     def _by_parts(self, function: Callable[[Tensor], Tensor], x: Tensor, batch: int) -> Tensor:
         return torch.cat([function(part.to(self.device)) for part in x.split(batch)])
 
-    @staticmethod
-    def _seeds(n: int, seeds: Iterable[int] | None) -> Sequence[int]:
-        seeds = range(n) if seeds is None else list(seeds)
-        if len(seeds) != n:
-            raise UsageError(f"{n} images need {n} seeds, not {len(seeds)}.")
-        return seeds
+    @property
+    def _pictures(self) -> Grid:
+        assert isinstance(self.codec.data, Grid)  # looked at in __init__
+        return self.codec.data
+
+    def _checked(self, z: Tensor) -> Tensor:
+        """A latent that can be decoded: of the space, finite, and tokens of its alphabet."""
+        z = check(self.codec.space, z)
+        if isinstance(self.codec.space, Tokens):
+            if z.numel() and not 0 <= int(z.min()) <= int(z.max()) < self.codec.space.vocab:
+                raise Misfit(
+                    f"{self.codec.space} has tokens 0 … {self.codec.space.vocab - 1}, and these run to {z.max()}."
+                )
+        elif not torch.isfinite(z).all():
+            raise Misfit("The latents hold NaN or infinite values.")
+        return z
+
+    def _said(self, given: Given | None, n: int) -> dict[str, Any]:
+        """`given` as n rows. A system without a condition listens to nothing, and says so."""
+        if self.conditioner is None:
+            if given:
+                raise UsageError(
+                    f"The system was built without a condition, so it cannot listen to {next(iter(given))!r}."
+                )
+            return {}
+        return as_rows(given, n, self.classes)
 
 
 def slerp(a: Tensor, b: Tensor, weight: float) -> Tensor:
@@ -350,22 +382,3 @@ def _refuse_misfits(codec: Codec, prior: Prior | None, conditioner: Conditioner 
         )
     if not isinstance(codec.data, Grid):
         raise Misfit(f"A system's data are images, a Grid, not {codec.data}.")
-
-
-def _rows(given: Given | None, n: int) -> dict[str, Any]:
-    """Every value as n rows: one value (a string, a number, a single row) stands for all."""
-    rows: dict[str, Any] = {}
-    for key, value in (given or {}).items():
-        if isinstance(value, (str, int)):
-            value = [value] * n
-        value = torch.as_tensor(value) if key == "label" else value
-        if len(value) == 1 and n > 1:
-            value = _take(value, [0] * n)
-        if len(value) != n:
-            raise UsageError(f"{n} images need {n} rows of {key!r} (or one for all), not {len(value)}.")
-        rows[key] = value
-    return rows
-
-
-def _take(value: Any, rows: list[int]) -> Any:
-    return value[rows] if isinstance(value, Tensor) else [value[i] for i in rows]

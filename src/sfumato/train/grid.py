@@ -29,7 +29,7 @@ def tile(images: Tensor, columns: int | None = None) -> Tensor:
 
 
 def png(sheet: Tensor, about: Mapping[str, object]) -> bytes:
-    """(3, H, W) uint8 as a PNG whose text chunks hold `about`."""
+    """(3 or 4, H, W) uint8, the fourth being transparency, as a PNG whose text chunks hold `about`."""
     chunks = PngInfo()
     for name, value in about.items():
         chunks.add_itxt(name, str(value))

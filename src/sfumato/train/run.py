@@ -41,6 +41,7 @@ from sfumato.core.noise import derive
 from sfumato.core.registry import nearest
 from sfumato.core.space import Grid
 from sfumato.data import Source, open_data
+from sfumato.metrics.evaluation import condition_keys
 from sfumato.train.fit import seeded
 from sfumato.train.log import rewind
 from sfumato.train.parallel import accelerator_for
@@ -115,10 +116,11 @@ def train(
             save_every=save_every,
         )
         system = _build(request)
+        system.classes = class_names_of(system, source)
         _take_given(system, request)
         if accelerator.is_main_process:
             about = {"fingerprint": source.fingerprint, "classes": source.labels, **source.report}
-            write_json(run / "recipe.json", recipe_record(system.recipe))
+            write_json(run / "recipe.json", recipe_record(system))
             write_json(run / "data.json", about)
             write_json(run / "train.json", {"schema": SCHEMA, **asdict(request)})
         return _go(run, request, system, source, None, accelerator, quiet)
@@ -147,6 +149,7 @@ def resume(out: str | Path, *, quiet: bool = False) -> Run:
         recipe = read_recipe(run / "recipe.json")
         with seeded(derive(request.seed, "init"), torch.device("cpu")):
             system = recipes.build(recipe["name"], **recipe["dials"])
+        system.classes = class_names_of(system, source)  # type: ignore[union-attr]
         state = None if folder is None else load_state(folder)
         if state is None:
             _take_given(system, request)
@@ -212,6 +215,11 @@ def _answered(recipe: str, dials: Mapping[str, Any], source: Source) -> dict[str
     elif "classes" in known and source.labels and "text" not in dials:
         found["classes"] = len(source.labels)
     return found | dict(dials)
+
+
+def class_names_of(system: Any, source: Source) -> list[str]:
+    """What the set calls the labels that the system hears; empty where it hears none."""
+    return list(source.labels or ()) if "label" in condition_keys(system) else []
 
 
 def _build(request: Request) -> Any:
