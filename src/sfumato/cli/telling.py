@@ -102,7 +102,7 @@ def _of_run(run: str) -> dict[str, Any]:
     """A recipe's facts with the run's own dials, and data, steps and scores."""
     from sfumato.checkpoint import read_recipe
     from sfumato.cli.anatomy import describe
-    from sfumato.report.run import history
+    from sfumato.report.opened import history
 
     places = [Path(run) / "recipe.json", Path(run) / "model" / "recipe.json"]
     place = next((path for path in places if path.is_file()), None)
@@ -129,8 +129,8 @@ def _schedule(run: str) -> dict[str, str]:
     """Draws RUN/schedule.png where components have schedules of their own; nothing is lost where it cannot be drawn."""
     from sfumato.checkpoint import write_file
     from sfumato.cli.runs import best_device
+    from sfumato.report.opened import Opened
     from sfumato.report.pictures import png
-    from sfumato.report.run import Opened
     from sfumato.report.schedule import draw_run
 
     try:
