@@ -1,11 +1,12 @@
 """Checkpoints: recipe.json rebuilds, weights.safetensors fill; the training state in the same two formats."""
 
 from sfumato.checkpoint.disk import lock, read_json, verify, write_file, write_json
-from sfumato.checkpoint.model import load_model, read_recipe, recipe_record, save_model
+from sfumato.checkpoint.model import check_model, load_model, read_recipe, recipe_record, save_model
 from sfumato.checkpoint.state import latest, load_state, recover, save_state, steps
 from sfumato.checkpoint.tensors import hash_tensors, read_tensors
 
 __all__ = [
+    "check_model",
     "hash_tensors",
     "latest",
     "load_model",

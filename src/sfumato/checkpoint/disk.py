@@ -6,20 +6,27 @@
 A rename within one file system is atomic and an fsync before it makes what it names durable, so a reader sees the old
 state or the new one (Pillai et al. 2014, "All file systems are not created equal"). Every call that changes the disk
 passes through `system`, so that a test can end the process at each of them in turn.
+
+What is read is a plain file, opened without waiting: a named pipe in a folder that came from elsewhere would block for
+ever. In a folder with a manifest a link leads to a file of the same folder, or to the blobs of the hub's cache.
+
+Where a system cannot flush a folder (Windows), a rename is as durable as that system makes it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from filelock import FileLock, Timeout
 
 from sfumato.core.errors import DiskError, Locked, WeightsError
 
@@ -27,6 +34,9 @@ MANIFEST = "manifest.json"
 SCHEMA = 1  # of the manifest
 CHUNK = 1 << 24  # 16 MiB: large enough for the disk's full rate, small enough to be held in memory twice
 JSON_LIMIT = 1 << 26  # 64 MiB; a larger JSON is none of ours and would be slow to refuse
+BINARY = getattr(os, "O_BINARY", 0)  # Windows would write "\r\n" else
+NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # a pipe that nobody writes is opened all the same, and refused
+LINE = {"sha256": str, "bytes": int}  # what a manifest says of a file
 
 Parts = Iterable[bytes | memoryview]  # the bytes of one file, in order
 
@@ -80,7 +90,9 @@ def make_folder(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Makes the names inside a folder durable."""
+    """Makes the names inside a folder durable; does nothing where a folder cannot be opened."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         system(os.fsync, handle)
@@ -107,7 +119,7 @@ def _gathered(parts: Parts) -> Iterator[bytes | memoryview]:
 def _write_file(path: Path, parts: Parts) -> dict[str, Any]:
     """A new file, durable; its line in the manifest."""
     digest, size = hashlib.sha256(), 0
-    handle = system(os.open, path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    handle = system(os.open, path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, 0o644)
     try:
         for part in _gathered(parts):
             digest.update(part)
@@ -181,7 +193,7 @@ def write_file(path: Path, content: bytes) -> None:
         if hidden.exists():
             system(os.unlink, hidden)
         _write_file(hidden, [content])
-        system(os.rename, hidden, path)
+        system(os.rename if os.name == "posix" else os.replace, hidden, path)
         sync_folder(path.parent)
 
 
@@ -190,6 +202,29 @@ def write_json(path: Path, value: Any) -> None:
 
 
 # ---- reading ----
+
+
+@contextlib.contextmanager
+def open_plain(path: Path) -> Iterator[BinaryIO]:
+    """A file to read from, opened without waiting; WeightsError where it cannot be read or is no plain file."""
+    try:
+        handle = os.open(path, os.O_RDONLY | NO_WAIT | BINARY)
+        with open(handle, "rb") as file:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise WeightsError(f"{path} cannot be read: it is no plain file, but a pipe, a socket or a device.")
+            yield file
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror or error}.") from None
+
+
+def refuse_links(folder: Path, names: Iterable[str]) -> None:
+    """WeightsError where one of the files is a link that leads out of the folder and of the hub's cache around it."""
+    homes = [folder.resolve()]
+    if folder.parent.name == "snapshots":  # REPOSITORY/snapshots/REVISION/FILE → REPOSITORY/blobs/HASH
+        homes.append((folder.parent.parent / "blobs").resolve())
+    for path in (folder / name for name in names):
+        if path.is_symlink() and not any(path.resolve().is_relative_to(home) for home in homes):
+            raise WeightsError(f"{path} is a link out of its folder, and is not followed. Put the file itself there.")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -213,12 +248,10 @@ def decode_json(content: bytes, path: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > JSON_LIMIT:
-            raise WeightsError(f"{path} is damaged: {path.stat().st_size:,} bytes are too many for a JSON of ours.")
-        content = path.read_bytes()
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror or error}.") from None
+    with open_plain(path) as file:
+        content = file.read(JSON_LIMIT + 1)
+    if len(content) > JSON_LIMIT:
+        raise WeightsError(f"{path} is damaged: more than {JSON_LIMIT:,} bytes are too many for a JSON of ours.")
     return decode_json(content, path)
 
 
@@ -235,75 +268,69 @@ def check_schema(record: Mapping[str, Any], path: Path, known: int) -> None:
 
 def hash_file(path: Path) -> str:
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
         while part := file.read(CHUNK):
             digest.update(part)
     return digest.hexdigest()
 
 
-def verify(folder: Path) -> None:
-    """Raises WeightsError, naming file and reason, unless every file is what the manifest says."""
+def verify(folder: Path, needed: Iterable[str] = ()) -> None:
+    """Raises WeightsError, naming file and reason, unless every file is what the manifest says, the `needed` among
+    them: a manifest that leaves a file out vouches for none."""
     manifest = read_json(folder / MANIFEST)
     check_schema(manifest, folder / MANIFEST, SCHEMA)
     lines = manifest.get("files")
     if not isinstance(lines, dict) or not lines:
         raise WeightsError(f"{folder / MANIFEST} is damaged: it lists no files.")
+    for name in needed:
+        if name not in lines:
+            raise WeightsError(f"{folder / MANIFEST} is damaged: it lists only a part of the files, and {name} not.")
+    for name, line in lines.items():
+        if (
+            Path(name).name != name
+            or not isinstance(line, dict)
+            or not all(map(isinstance, map(line.get, LINE), LINE.values()))
+        ):
+            raise WeightsError(f"{folder / MANIFEST} is damaged: {name!r} is no line of ours.")
+    refuse_links(folder, (MANIFEST, *lines))
     for name, line in lines.items():
         path = folder / name
-        if Path(name).name != name or not isinstance(line, dict):
-            raise WeightsError(f"{folder / MANIFEST} is damaged: {name!r} is no line of ours.")
-        try:
-            size = path.stat().st_size
-            if size != line.get("bytes"):
-                raise WeightsError(f"{path} is damaged: {size:,} bytes, and the manifest says {line.get('bytes')}.")
-            if hash_file(path) != line.get("sha256"):
-                raise WeightsError(f"{path} is damaged: its SHA-256 is not the manifest's.")
-        except OSError as error:
-            raise WeightsError(f"{path} cannot be read: {error.strerror or error}.") from None
+        with open_plain(path) as file:
+            size = os.fstat(file.fileno()).st_size
+        if size != line["bytes"]:
+            raise WeightsError(f"{path} is damaged: {size:,} bytes, and the manifest says {line['bytes']:,}.")
+        if hash_file(path) != line["sha256"]:
+            raise WeightsError(f"{path} is damaged: its SHA-256 is not the manifest's.")
 
 
 # ---- one trainer per run folder ----
 
-_held: set[int] = set()
-
-
-def _close_in_child() -> None:
-    """A forked data worker would keep the lock alive beyond its parent's death."""
-    for handle in _held:
-        os.close(handle)
-    _held.clear()
-
-
-os.register_at_fork(after_in_child=_close_in_child)
-
 
 @contextlib.contextmanager
 def lock(run: Path) -> Iterator[None]:
-    """Holds the run folder, or raises Locked with the holder's pid. The kernel drops the lock with its process."""
+    """Holds the run folder, or raises Locked with the holder's pid, which stands in RUN/lock. The system drops the lock
+    with its process, and forked data workers do not keep it."""
     make_folder(run)
-    path = run / "lock"
-    with disk_errors(path, 16):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    path, held = run / "lock", FileLock(run / "lock.held", thread_local=False)
     try:
-        _take(handle, run)
         with disk_errors(path, 16):
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
-        _held.add(handle)
+            _take(held, path, run)
+            path.write_text(f"{os.getpid()}\n")
         yield
     finally:
-        _held.discard(handle)
-        os.close(handle)
+        held.release()
 
 
-def _take(handle: int, run: Path) -> None:
-    """flock, or Locked. A dead holder's forked workers may not yet have run, nor let go: they get a second."""
+def _take(held: FileLock, path: Path, run: Path) -> None:
+    """The lock, or Locked. A dead holder's forked workers may not yet have run, nor let go: they get a second, as does
+    a new holder to write its pid."""
     deadline = time.monotonic() + 1
     while True:
         try:
-            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = _holder(handle)
+            held.acquire(blocking=False)
+            return
+        except Timeout:
+            pid = _holder(path)
         if time.monotonic() > deadline or _alive(pid):
             raise Locked(
                 f"{run} is in use: process {pid} trains in it. Wait for it, stop it, or choose another folder."
@@ -312,19 +339,19 @@ def _take(handle: int, run: Path) -> None:
 
 
 def _alive(pid: str) -> bool:
+    if os.name != "posix":  # there os.kill would end the process that it asks about
+        return pid.isdecimal()
     try:
         os.kill(int(pid), 0)
     except (ProcessLookupError, ValueError):
         return False
-    except OSError:  # it is another user's, or in another namespace: somebody's it is
+    except (OSError, OverflowError):  # it is another user's, or in another namespace: somebody's it is
         return True
     return True
 
 
-def _holder(handle: int) -> str:
-    """The pid in a lock file; its writer may be between taking the lock and writing."""
-    for _ in range(50):
-        if pid := os.pread(handle, 32, 0).decode(errors="replace").strip():
-            return pid
-        time.sleep(0.01)
+def _holder(path: Path) -> str:
+    """The pid in RUN/lock."""
+    with contextlib.suppress(OSError):
+        return path.read_text(errors="replace").strip()[:32] or "unknown"
     return "unknown"

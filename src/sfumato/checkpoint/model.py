@@ -2,7 +2,9 @@
 
 A recipe names a function of our own table and its dials, so a file can choose what is built but never bring its own
 code. Loading compares the file's header with the recipe built on the meta device before anything is allocated, and
-fills all tensors or none.
+fills all tensors or none. Names, shapes and dtypes have to be the recipe's own: weights are never converted unasked,
+since int32 or bool in place of float32 would be drawn from as if they had been learned. Where a `dtype` is asked for,
+one floating dtype stands for another.
 """
 
 from __future__ import annotations
@@ -15,9 +17,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sfumato.checkpoint.disk import MANIFEST, check_schema, encode_json, read_json, verify, write_folder
+from sfumato.checkpoint.disk import (
+    MANIFEST,
+    check_schema,
+    encode_json,
+    read_json,
+    refuse_links,
+    verify,
+    write_folder,
+)
 from sfumato.checkpoint.tensors import Entry, encode_tensors, read_header, read_tensors, size_in_bytes
-from sfumato.core.errors import SfumatoError, WeightsError
+from sfumato.core.errors import SfumatoError, UnknownName, UsageError, WeightsError
 from sfumato.version import VERSION
 
 RECIPE, WEIGHTS = "recipe.json", "weights.safetensors"
@@ -82,32 +92,65 @@ def save_model(folder: str | Path, system: nn.Module, average: Mapping[str, Tens
     write_folder(Path(folder), files, size_in_bytes(tensors))
 
 
-def load_model(folder: str | Path, build: Build | None = None) -> nn.Module:
-    """The system of a model folder or a run folder, in eval mode on the CPU; WeightsError when it cannot be trusted."""
+def check_model(folder: str | Path, build: Build | None = None, dtype: torch.dtype | None = None) -> dict[str, Any]:
+    """recipe.json of a model folder or a run folder, after everything that can be said of it without memory for it:
+    plain files, a schema and a recipe known here, every tensor of the recipe in its shape and dtype, every byte as the
+    manifest says. WeightsError else."""
     folder = _model_folder(Path(folder))
+    refuse_links(folder, (RECIPE, WEIGHTS))
     recipe, weights = read_recipe(folder / RECIPE), folder / WEIGHTS
+    if build is None:
+        _refuse_unknown(recipe, folder / RECIPE)
     header, metadata = read_header(weights)
-    build = build or _recipes_build
-    name, dials = recipe["name"], recipe["dials"]
+    with torch.device("meta"):
+        expected = _state(_built(recipe, folder, build))
+    compare(header, expected, weights, recipe["name"], metadata.get("recipe"), dtype)
+    if (folder / MANIFEST).exists():  # a model handed on by others may come without one
+        verify(folder, (RECIPE, WEIGHTS))
+    return recipe
+
+
+def load_model(folder: str | Path, build: Build | None = None, dtype: torch.dtype | None = None) -> nn.Module:
+    """The system of a model folder or a run folder, in eval mode on the CPU; WeightsError when it cannot be trusted.
+    Its floating numbers are of the `dtype`, or of the recipe's own where none is asked for."""
+    folder = _model_folder(Path(folder))
+    recipe = check_model(folder, build, dtype)
+    tensors = read_tensors(folder / WEIGHTS)
+    system = _built(recipe, folder, build)
+    system.load_state_dict(tensors, strict=True)
+    if hasattr(system, "classes"):
+        system.classes = class_names(recipe, folder / RECIPE)  # type: ignore[assignment]
+    return system.eval() if dtype is None else system.to(dtype).eval()
+
+
+def _built(recipe: Mapping[str, Any], folder: Path, build: Build | None) -> nn.Module:
+    """What the recipe builds; WeightsError where it refuses its dials."""
+    name = recipe["name"]
     try:
         with torch.random.fork_rng():  # building draws initial weights; the caller's generator is not ours to move
-            with torch.device("meta"):
-                expected = _state(build(name, **dials))
-            compare(header, expected, weights, name, metadata.get("recipe"))
-            if (folder / MANIFEST).exists():  # a model handed on by others may come without one
-                verify(folder)
-            tensors = read_tensors(weights)
-            system = build(name, **dials)
-    except TypeError as error:
-        if isinstance(error, SfumatoError):
+            return (build or _recipes_build)(name, **recipe["dials"])
+    except (TypeError, UsageError) as error:
+        if isinstance(error, SfumatoError) and not isinstance(error, UsageError):
             raise
         raise WeightsError(
             f"{folder / RECIPE} cannot be built: the recipe {name!r} refuses its dials ({error})."
         ) from None
-    system.load_state_dict(tensors, strict=True)
-    if hasattr(system, "classes"):
-        system.classes = class_names(recipe, folder / RECIPE)  # type: ignore[assignment]
-    return system.eval()
+
+
+def _refuse_unknown(recipe: Mapping[str, Any], path: Path) -> None:
+    """WeightsError where no recipe of ours has the name that recipe.json, read from `path`, says."""
+    from sfumato.recipes import RECIPES
+
+    try:
+        RECIPES[recipe["name"]]
+    except UnknownName as error:
+        versions = recipe.get("versions")
+        by = versions.get("sfumato") if isinstance(versions, dict) else None
+        raise WeightsError(
+            f"{path} names the recipe {recipe['name'][:60]!r}, which sfumato {VERSION} does not have: it was made by "
+            f"{f'sfumato {by}' if isinstance(by, str) else 'a newer sfumato'}, or is not ours. Upgrade sfumato, or "
+            f"look where it came from. {str(error).split('. ', 1)[-1]}"
+        ) from None
 
 
 def _recipes_build(name: str, **dials: Any) -> nn.Module:
@@ -138,11 +181,17 @@ def _model_folder(folder: Path) -> Path:
 
 
 def compare(
-    found: Mapping[str, Entry], expected: Mapping[str, Tensor], path: Path, name: str, stored: object = None
+    found: Mapping[str, Entry],
+    expected: Mapping[str, Tensor],
+    path: Path,
+    name: str,
+    stored: object = None,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Raises WeightsError, with at most ten examples, unless the file has exactly the tensors of the recipe `name`.
 
-    `stored` is the recipe that the file says it was written by.
+    `stored` is the recipe that the file says it was written by; `dtype`, where one was asked for, lets floating dtypes
+    differ.
     """
     missing = [f"missing {n}" for n in expected if n not in found]
     unexpected = [f"unexpected {n}" for n in found if n not in expected]
@@ -151,12 +200,31 @@ def compare(
         for n, t in expected.items()
         if n in found and found[n].shape != tuple(t.shape)
     ]
-    faults = missing + unexpected + reshaped
+    retyped = [
+        f"retyped {n}: {_word(found[n].dtype)}, not {_word(t.dtype)}"
+        for n, t in expected.items()
+        if n in found and not _stands_for(found[n].dtype, t.dtype, dtype is not None)
+    ]
+    faults = missing + unexpected + reshaped + retyped
     if faults:
-        more = f"\n  … and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-        raise WeightsError(
-            f"{path} holds weights of {stored if isinstance(stored, str) else 'an unnamed model'!r}, and they are not "
+        said = (
+            f"holds weights of {stored if isinstance(stored, str) else 'an unnamed model'!r}, and they are not "
             f"those of {name!r}, which {RECIPE} beside it names; nothing was loaded."
-            + "".join(f"\n  {fault}" for fault in faults[:SHOWN])
-            + more
         )
+        if faults == retyped:
+            floating = all(found[n].dtype.is_floating_point for n, t in expected.items() if t.is_floating_point())
+            said = f"holds numbers of another kind than {name!r} has; nothing was loaded. " + (
+                "To have them converted, say so: sfumato.load(…, dtype=torch.float32)."
+                if floating
+                else "They are not what was learned: take the file that sfumato wrote."
+            )
+        more = f"\n  … and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        raise WeightsError(f"{path} {said}" + "".join(f"\n  {fault}" for fault in faults[:SHOWN]) + more)
+
+
+def _stands_for(found: torch.dtype, expected: torch.dtype, converted: bool) -> bool:
+    return found == expected or (converted and found.is_floating_point and expected.is_floating_point)
+
+
+def _word(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -18,6 +18,7 @@ from sfumato.checkpoint.tensors import encode_tensors, read_tensors, size_in_byt
 from sfumato.core.errors import DiskError, WeightsError
 
 SCHEMA = 1  # of state.json
+FILES = ("state.json", "state.safetensors")
 log = logging.getLogger("sfumato")
 
 
@@ -39,7 +40,7 @@ def save_state(folder: Path, tensors: Mapping[str, Tensor], record: Mapping[str,
     }
     disk.write_folder(folder, files, size_in_bytes(tensors))
     try:
-        disk.verify(folder)
+        disk.verify(folder, FILES)
     except WeightsError as error:
         raise DiskError(
             f"{folder} does not read back as it was written: {error} The older checkpoints stay."
@@ -74,7 +75,7 @@ def _prune(run: Path, newest: int) -> None:
 def fault(folder: Path) -> str:
     """What is wrong with a checkpoint; empty when nothing is."""
     try:
-        disk.verify(folder)
+        disk.verify(folder, FILES)
     except WeightsError as error:
         return str(error)
     return ""
@@ -82,7 +83,7 @@ def fault(folder: Path) -> str:
 
 def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(tensors, record) of one verified checkpoint."""
-    disk.verify(folder)
+    disk.verify(folder, FILES)
     record = disk.read_json(folder / "state.json")
     disk.check_schema(record, folder / "state.json", SCHEMA)
     return read_tensors(folder / "state.safetensors", finite=False), record

@@ -22,7 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sfumato.checkpoint.disk import decode_json
+from sfumato.checkpoint.disk import decode_json, open_plain
 from sfumato.core.errors import WeightsError
 
 DTYPES = {
@@ -97,18 +97,15 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, Any]]:
     """The tensors that a file holds, and its metadata; or a WeightsError that names the file and the fault."""
-    try:
-        size = os.path.getsize(path)
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(HEADER_LIMIT, size - 8):
-                raise WeightsError(
-                    f"{path} is damaged: it has {size:,} bytes and announces a header of {length:,}; "
-                    "it is truncated or no safetensors file."
-                )
-            text = file.read(length)
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror or error}.") from None
+    with open_plain(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(HEADER_LIMIT, size - 8):
+            raise WeightsError(
+                f"{path} is damaged: it has {size:,} bytes and announces a header of {length:,}; "
+                "it is truncated or no safetensors file."
+            )
+        text = file.read(length)
     header = decode_json(text, path)
     metadata = header.pop("__metadata__", None)
     spans = sorted(_span(path, name, entry) for name, entry in header.items())

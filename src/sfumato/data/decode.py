@@ -48,7 +48,7 @@ def read(path: str | Path, root: str | Path | None = None, limit: int = MAX_BYTE
             raise ImageError(
                 f"{path} is a link out of {root}; copy the picture into the folder.", "link out of the folder"
             )
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0))
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     except (OSError, ValueError, RuntimeError) as error:
         raise ImageError(f"{path} cannot be opened: {error}.", "cannot be opened") from error
     try:
