@@ -6,10 +6,11 @@ from sfumato.cli.drawing import DRAWING
 from sfumato.cli.growing import GROWING
 from sfumato.cli.painting import PAINTING
 from sfumato.cli.parser import Verb
+from sfumato.cli.sharing import SHARING
 from sfumato.cli.telling import TELLING
 from sfumato.cli.training import TRAINING
 
 LIST, INFO, DATA, SCORE, REPORT = TELLING
 VERBS: dict[str, Verb] = {
-    verb.name: verb for verb in (LIST, INFO, DATA, *TRAINING, *DRAWING, *PAINTING, *GROWING, SCORE, REPORT)
+    verb.name: verb for verb in (LIST, INFO, DATA, *TRAINING, *DRAWING, *PAINTING, *GROWING, SCORE, REPORT, *SHARING)
 }
