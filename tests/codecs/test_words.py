@@ -79,6 +79,19 @@ def test_merges_shorten_what_was_seen(words):
     assert tokens < 0.8 * sum(len(caption.encode()) for caption in CAPTIONS)
 
 
+def test_nothing_said_needs_no_vocabulary(words):
+    """The empty caption has the same tokens before and after learning, so a system can be counted before it reads."""
+    fresh = Words(400, 160)
+    assert not fresh.fitted
+    assert torch.equal(fresh.encode(["", ""]), words.encode(["", ""]))
+    assert torch.equal(fresh.mask(fresh.encode([""])), words.mask(words.encode([""])))
+    with torch.device("meta"):
+        assert Words(400, 160).encode([""]).shape == (1, 160)
+    fresh.load_state_dict(words.state_dict())
+    assert fresh.fitted
+    assert torch.equal(fresh.encode(["", CAPTIONS[0]]), words.encode(["", CAPTIONS[0]]))
+
+
 def test_weights_alone_restore_it(words):
     other = Words(400, 160)
     with pytest.raises(Misfit, match="no vocabulary"):

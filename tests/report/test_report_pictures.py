@@ -10,6 +10,7 @@ from PIL import Image
 
 from sfumato.data import open_data
 from sfumato.report import curves, neighbours, page, pictures
+from sfumato.train.grid import columns_for
 
 
 def noise(n, side, channels=3, seed=0):
@@ -174,3 +175,22 @@ def test_the_nearest_is_that_of_a_full_search_and_its_distance_a_root_mean_squar
     found = neighbours.nearest(images, source, features=False)
     assert found.rows == rms.argmin(1).tolist()
     assert found.distances == pytest.approx(rms.amin(1).tolist(), rel=1e-5)  # float32 sums of 64 squares
+
+
+def test_neighbours_beside_the_nearest_are_other_pictures():
+    """A set that holds each picture three times: the second and third neighbour are no copies of the first."""
+    source = open_data("digits", channels=1).subset([row for row in range(20) for _ in range(3)])
+    images = source.batch([9, 30])["image"]
+    found = neighbours.nearest(images, source, features=False)
+    assert found.rows == [9, 30]
+    for row, others in zip(found.rows, found.others):
+        shown = source.batch([row, *others])["image"]
+        assert len(others) == 2
+        assert len({bytes(picture.numpy().tobytes()) for picture in shown}) == 3
+        distances = [float((picture - shown[0]).square().mean()) for picture in shown]
+        assert distances == sorted(distances)
+
+
+@pytest.mark.parametrize(("n", "columns"), [(1, 1), (4, 2), (6, 3), (7, 3), (8, 4), (10, 5), (12, 4), (13, 4), (16, 4)])
+def test_a_sheet_has_no_hole_where_a_wider_one_has_none(n, columns):
+    assert columns_for(n) == columns

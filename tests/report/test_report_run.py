@@ -30,6 +30,7 @@ def copied(run, tmp_path):
 def test_it_has_its_sections(html):
     assert re.findall("<h2>(.*?)</h2>", html) == [
         "What this is",
+        "The pictures it learned from",
         "Samples",
         "Is it copying?",
         "Reconstructions",
@@ -52,7 +53,8 @@ def test_it_loads_nothing_and_runs_nothing(html):
 
 
 def test_it_shows_what_was_asked_for_and_counted(html):
-    assert html.count("<img") == 4 + 2 * 4 + 3 * 6 + html.count("<figcaption>after step")
+    # thumbnails, samples, samples beside three neighbours each, reconstructions with their errors, grids on the way
+    assert html.count("<img") == 12 + 4 + 4 * 4 + 3 * 6 + html.count("<figcaption>after step")
     assert "1,498 pictures" in html
     assert "16 steps, in the stages codec, then prior" in html
     assert "16 tokens, each one of 512" in html
@@ -118,3 +120,26 @@ def test_a_run_without_a_model_has_a_page_too(run, tmp_path):
 )
 def test_a_score_knows_its_metric(score, metric, way):
     assert (metric_of(score), better(score)) == (metric, way)
+
+
+def test_it_says_what_was_asked_for(run, html, tmp_path):
+    assert "8 steps a stage, precision fp32, batches of 8, seed 0" in html
+    folder = copied(run, tmp_path)
+    request = json.loads((folder / "train.json").read_text())
+    (folder / "train.json").write_text(json.dumps(request | {"steps": None, "minutes": 2.5, "seed": 7}))
+    data = json.loads((folder / "data.json").read_text())
+    (folder / "data.json").write_text(json.dumps(data | {"training": {"device": "cpu (2 threads)"}}))
+    again = write_report(folder, samples=0).read_text()
+    assert "2.5 minutes in all, precision fp32, batches of 8, seed 7, on cpu (2 threads)" in again
+
+
+def test_pixels_stay_squares_however_large_a_grid_is(html):
+    """Every picture but a drawing of lines is shown without smoothing, grids wider than 128 pixels too."""
+    tags = re.findall(r"<img [^>]*?width=\"(\d+)\"[^>]*>", html)
+    assert max(map(int, tags)) >= 38  # the grids on the way are the widest here
+    assert len(re.findall(r"<img [^>]*class=\"pixels\"", html)) == html.count("<img")
+
+
+def test_grids_of_one_stage_stand_together(html):
+    way = html[html.index("<h2>On the way") : html.index("<h2>How it learned")]
+    assert re.findall("<h3>(.*?)</h3>", way) == ["Stage codec", "Stage prior"]

@@ -11,7 +11,7 @@ from jsonargparse import Namespace
 from sfumato.cli.console import bytes_, count, note, progress, say, say_json, table
 from sfumato.cli.parser import Parser, Verb, Words, recipe_named
 from sfumato.cli.runs import open_run, record
-from sfumato.core.errors import SfumatoError, UnknownName, UsageError
+from sfumato.core.errors import SfumatoError, UnknownName, UsageError, WeightsError
 
 TOPICS = ("recipes", "codecs", "priors", "data", "metrics")
 ABOUT_DATA = ("name", "images", "captions", "side", "channels", "fingerprint")
@@ -103,22 +103,24 @@ def info(args: Namespace) -> None:
 
 
 def _of_run(run: str) -> dict[str, Any]:
-    """A recipe's facts with the run's own dials, and data, steps and scores."""
-    from sfumato.checkpoint import read_recipe
+    """A recipe's facts with the run's own dials, and data, steps and scores. WeightsError for a run that cannot be used:
+    its files are looked at as loading does, though no weight is read into a model."""
+    from sfumato.checkpoint.model import class_names
     from sfumato.cli.anatomy import describe
-    from sfumato.report.run import history
+    from sfumato.report.opened import history
 
-    places = [Path(run) / "recipe.json", Path(run) / "model" / "recipe.json"]
-    place = next((path for path in places if path.is_file()), None)
-    if place is None:
-        raise UsageError(f"{run} is a folder, but no run: there is no recipe.json in it.")
-    recipe = read_recipe(place)
-    facts = describe(recipe["name"], recipe["dials"])
+    recipe, place = _checked_recipe(Path(run))
+    try:
+        facts = describe(recipe["name"], recipe["dials"])
+    except UsageError as error:
+        raise WeightsError(f"{place} cannot be built: {error}") from error
+    names = class_names(recipe, place)
     steps = history(Path(run))
     data = record(run, "data.json")
     return {
         **facts,
         "run": run,
+        **({"classes": names} if names else {}),
         "data_set": {
             key: data[key] for key in ("name", "data", "images", "captions", "side", "fingerprint") if key in data
         },
@@ -129,12 +131,29 @@ def _of_run(run: str) -> dict[str, Any]:
     }
 
 
+def _checked_recipe(run: Path) -> tuple[dict[str, Any], Path]:
+    """recipe.json of a run or of a model folder, and where it is, after both agree and the model's files are whole."""
+    from sfumato.checkpoint import read_recipe
+    from sfumato.checkpoint.model import check_model
+
+    places = [path for path in (run / "recipe.json", run / "model" / "recipe.json") if path.is_file()]
+    if not places:
+        raise UsageError(f"{run} is a folder, but no run: there is no recipe.json in it.")
+    found = [read_recipe(path) for path in places]
+    for other, path in zip(found[1:], places[1:]):
+        if (other["name"], other["dials"]) != (found[0]["name"], found[0]["dials"]):
+            raise WeightsError(f"{path} is of another model than {places[0]}: {other['name']!r}, {found[0]['name']!r}.")
+    if any((path.parent / "weights.safetensors").exists() for path in places):
+        check_model(run)
+    return found[-1], places[-1]
+
+
 def _schedule(run: str) -> dict[str, str]:
     """Draws RUN/schedule.png where components have schedules of their own; nothing is lost where it cannot be drawn."""
     from sfumato.checkpoint import write_file
     from sfumato.cli.runs import best_device
+    from sfumato.report.opened import Opened
     from sfumato.report.pictures import png
-    from sfumato.report.run import Opened
     from sfumato.report.schedule import draw_run
 
     try:
@@ -177,6 +196,9 @@ def _show(facts: dict[str, Any]) -> None:
         rows.append(("data", f"{data.get('name', 'unknown')}, {data.get('images', 0):,} pictures"))
         loss = "" if facts["loss"] is None else f", last loss {facts['loss']:.4g}"
         rows.append(("trained", f"{facts['steps']:,} steps{loss}"))
+        if names := facts.get("classes"):
+            more = f" … ({len(names)} in all)" if len(names) > SHOWN else ""
+            rows.append(("classes", ", ".join(names[:SHOWN]) + more))
         rows += [(f"score {name}", f"{value:.4g}") for name, value in facts["scores"].items()]
         if "schedule" in facts:
             rows.append(("schedule", f"{facts['order']} See {facts['schedule']}."))

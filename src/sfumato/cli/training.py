@@ -127,7 +127,7 @@ def _score(path: Path, scored: int, device: Any) -> dict[str, float]:
     """Against the data of the training itself; writes RUN/scores.json."""
     from sfumato.checkpoint import write_json
     from sfumato.metrics import evaluate
-    from sfumato.report.run import Opened
+    from sfumato.report.opened import Opened
 
     opened = Opened(path, device)
     with progress("Scoring") as watch:

@@ -142,6 +142,11 @@ class Words(Codec):
             self.store.copy_(torch.frombuffer(bytearray(padded), dtype=torch.uint8))
 
     @property
+    def fitted(self) -> bool:
+        """Whether there is a vocabulary. On the meta device, where a tensor has no values, there is none."""
+        return self._built is not None or (self.store.device.type != "meta" and bool(self.store.any()))
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """Built from the buffer when it is first needed, and again when the buffer was filled anew."""
         version = (id(self.store), self.store._version)
@@ -166,7 +171,9 @@ class Words(Codec):
 
     @property
     def marks(self) -> tuple[int, int, int]:
-        """The ids of padding, beginning and end."""
+        """The ids of padding, beginning and end; those that `fit` gives where nothing was learned yet."""
+        if not self.fitted:
+            return 0, 1, 2
         begin, end = SPECIAL[1:] if self._padded() else CLIP_SPECIAL
         return 0, self._id(begin), self._id(end)
 
@@ -187,8 +194,11 @@ class Words(Codec):
         return (begin, *ids, end)
 
     def encode(self, x: Sequence[str]) -> Tensor:  # type: ignore[override]
-        """B strings → (B, T) int64."""
-        pad, length = self.marks[0], self.space.shape[0]
+        """B strings → (B, T) int64. Empty ones need no vocabulary: nothing can be asked of a net that knows no word."""
+        (pad, begin, end), length = self.marks, self.space.shape[0]
+        if not any(x) and not self.fitted:
+            row = [begin, end, *[pad] * (length - 2)]
+            return torch.tensor([row] * len(x), dtype=torch.int64, device=self.store.device).view(len(x), length)
         rows = []
         for text in x:
             if text not in self._known:

@@ -107,11 +107,12 @@ def table(rows: Iterable[Sequence[Any]], header: Sequence[str] = ()) -> str:
     return f"<table>{head}<tbody>{''.join(lines)}</tbody></table>" if lines else ""
 
 
-def figure(images: Sequence[Image.Image], caption: str, alt: str) -> str:
-    """One picture, or several side by side, with words under them."""
+def figure(images: Sequence[Image.Image], caption: str, alt: str, drawn: bool = False) -> str:
+    """One picture, or several side by side, with words under them. A browser shows their pixels as squares, however
+    large it shows them; what is `drawn` with lines and letters it may smooth."""
     tags = "".join(
         f'<img src="{data_uri(image)}" alt="{text(alt)}" width="{image.width}" height="{image.height}"'
-        + (' class="pixels">' if image.width < 128 else ">")
+        + (">" if drawn else ' class="pixels">')
         for image in images
     )
     if len(images) > 1:

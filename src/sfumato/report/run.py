@@ -9,91 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from sfumato.checkpoint import load_model, read_json, read_recipe, write_file
+from sfumato.checkpoint import write_file
 from sfumato.core.errors import SfumatoError
 from sfumato.core.space import Tokens
-from sfumato.data import Source, open_data
 from sfumato.metrics.evaluation import condition_keys
 from sfumato.metrics.table import METRICS
 from sfumato.recipes import RECIPES
-from sfumato.report import page
-from sfumato.report.curves import chart, number
-from sfumato.report.neighbours import nearest
-from sfumato.report.pictures import picture
-from sfumato.report.schedule import draw_run
+from sfumato.report import page, shown
+from sfumato.report.curves import chart
+from sfumato.report.opened import Opened, events, history
+from sfumato.report.shown import Watch
 from sfumato.version import VERSION
 
-Watch = Callable[[int, int], None]
-GUIDED = 1.5  # samples with a condition are drawn so; what people do, and it is said beside them
-REBUILT = 6  # reconstructions shown
-COMPARED = 8  # samples shown beside their nearest training pictures
-GRIDS = 6  # of the sample grids on the way
 NAMED = 50  # skipped files that are named
-log = logging.getLogger("sfumato")
-
-
-@dataclass
-class Opened:
-    """A run folder, each part read at its first use; `problems` gathers why a part cannot be had."""
-
-    path: Path
-    device: Any = "cpu"
-
-    def __post_init__(self) -> None:
-        self.problems: list[str] = []
-
-    def record(self, name: str) -> dict[str, Any]:
-        with contextlib.suppress(SfumatoError):
-            return read_json(self.path / name)
-        return {}
-
-    @cached_property
-    def recipe(self) -> dict[str, Any]:
-        place = self.path / "recipe.json"
-        return read_recipe(place if place.is_file() else self.path / "model" / "recipe.json")
-
-    @cached_property
-    def system(self) -> Any:
-        return load_model(self.path).to(self.device)
-
-    @cached_property
-    def source(self) -> Source:
-        """The data of the training, opened as it was then."""
-        request = read_json(self.path / "train.json")
-        return open_data(request["data"], side=request["side"], channels=request["channels"])
-
-    def attempt(self, make: Callable[[], str]) -> str:
-        """A section, or the reason why there is none."""
-        try:
-            return make()
-        except SfumatoError as error:
-            self.problems.append(str(error))
-            return ""
-
-
-def history(run: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl that are steps; a line cut by a death is passed over."""
-    return [line for line in events(run) if "step" in line]
-
-
-def events(run: Path) -> list[dict[str, Any]]:
-    path, lines = run / "metrics.jsonl", []
-    if path.is_file():
-        for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            with contextlib.suppress(ValueError):
-                line = json.loads(text)
-                lines += [line] if isinstance(line, dict) else []
-    return lines
 
 
 def metric_of(score: str) -> str | None:
@@ -118,18 +51,16 @@ def write_report(
     opened = Opened(Path(run), device)
     name = opened.recipe["name"]
     title = f"{Path(run).resolve().name}"
-    shown = [
-        opened.attempt(lambda: _samples(opened, samples, seed, watch)),
-        opened.attempt(lambda: _reconstructions(opened)),
-        opened.attempt(lambda: _schedule(opened, seed)),
-    ]
     body = [
         f"<h1>{page.text(title)}</h1>",
         page.paragraph(RECIPES[name].summary if name in RECIPES else name, "lead"),
         _facts(opened),
-        *shown,
-        _on_the_way(opened),
-        _curves(opened),
+        opened.attempt(lambda: shown.learned_from(opened)),
+        opened.attempt(lambda: shown.samples(opened, samples, seed, watch)),
+        opened.attempt(lambda: shown.reconstructions(opened)),
+        opened.attempt(lambda: shown.schedule(opened, seed)),
+        opened.attempt(lambda: shown.on_the_way(opened)),
+        opened.attempt(lambda: _curves(opened)),
         _scores(opened),
         _odd(opened),
         _next(opened),
@@ -161,10 +92,25 @@ def _facts(opened: Opened) -> str:
     if data:
         size = f", shown at {data['side']} × {data['side']} pixels" if data.get("side") else ""
         rows.append(("Data", f"{data.get('name', 'unnamed')}: {data.get('images', 0):,} pictures{size}"))
+    rows += _asked_for(opened)
     rows.append(("Trained", f"{max((line['step'] for line in steps), default=0):,} steps" + _in_stages(stages)))
     versions = recipe.get("versions", {})
     rows.append(("Made with", ", ".join(f"{key} {value}" for key, value in versions.items())))
     return page.section("What this is", page.table(rows))
+
+
+def _asked_for(opened: Opened) -> list[tuple[str, Any]]:
+    """What the training was asked to do: its length, batch, precision, seed, and the device it ran on."""
+    asked, ran = opened.record("train.json"), opened.record("data.json").get("training", {})
+    if not asked:
+        return []
+    length = f"{asked['minutes']:g} minutes in all" if asked.get("minutes") else ""
+    length = f"{asked['steps']:,} steps a stage" if asked.get("steps") else length
+    words = [length or "as long as the recipe plans", f"precision {asked.get('precision', 'fp32')}"]
+    words += [f"batches of {asked['batch']}"] if asked.get("batch") else []
+    words += [f"seed {asked.get('seed', 0)}"]
+    words += [f"on {ran['device']}"] if isinstance(ran, dict) and ran.get("device") else []
+    return [("Asked for", ", ".join(words))]
 
 
 def _in_stages(stages: list[str]) -> str:
@@ -178,131 +124,6 @@ def _space(space: Any, data: Any) -> str:
         where = f", laid out {space.layout[0]} × {space.layout[1]}" if space.layout else ""
         return f"{space.length} tokens, each one of {space.vocab}{where}"
     return f"{' × '.join(map(str, space.shape))} numbers for {' × '.join(map(str, data.shape))} of the picture"
-
-
-# ---- pictures ----
-
-
-def _asked(opened: Opened, n: int) -> tuple[dict[str, Any], list[str]]:
-    """Conditions of n pictures spread over the set, and words for them; nothing for a system that takes none."""
-    keys = condition_keys(opened.system)
-    if not keys:
-        return {}, [""] * n
-    source = opened.source
-    rows = [i * len(source) // n for i in range(n)]
-    batch = source.batch(rows)
-    given = {key: batch[key] for key in keys if key in batch}
-    if len(given) < len(keys):
-        return {}, ["nothing asked for"] * n
-    words = list(given.get("text", [""] * n))
-    if "label" in given:
-        names = source.labels or []
-        labels = [names[i] if i < len(names) else str(i) for i in given["label"].tolist()]
-        words = [f"{label}: {word}" if word else label for label, word in zip(labels, words)]
-    return given, words
-
-
-def _samples(opened: Opened, n: int, seed: int, watch: Watch | None) -> str:
-    system = opened.system
-    if n < 1 or (hasattr(system, "prior") and system.prior is None):
-        return ""
-    try:
-        given, words = _asked(opened, n)
-    except SfumatoError as error:  # the data are gone: draw without a condition
-        opened.problems.append(str(error))
-        given, words = {}, [""] * n
-    guidance = GUIDED if given else 1.0
-    images = system.sample(n, given or None, guidance=guidance, seeds=range(seed, seed + n), watch=watch).float().cpu()
-    figures = [
-        page.figure([picture(image)], f"{word}" if word else f"seed {seed + i}", word or f"sample of seed {seed + i}")
-        for i, (image, word) in enumerate(zip(images, words))
-    ]
-    if given:
-        how = (
-            "Each was asked for by the words under it, which belong to a picture of the training set, with guidance "
-            f"{guidance:g}, which exaggerates what the words ask for (1 would not). "
-        )
-    else:
-        how = "Nothing was asked for: each is a draw from everything that was learned. "
-    told = page.paragraph(
-        f"{n} pictures that the model drew, none of them chosen by hand. {how}The seeds are {seed} to {seed + n - 1}; "
-        "the same seed gives the same picture again."
-    )
-    return page.section("Samples", told, page.sheet(figures)) + opened.attempt(lambda: _copies(opened, images))
-
-
-def _copies(opened: Opened, images: Tensor) -> str:
-    """Samples beside their nearest training pictures: has it learned, or learned by heart?"""
-    found = nearest(images[:COMPARED], opened.source, opened.device)
-    figures = [
-        page.figure(
-            [picture(image), picture(opened.source.batch([row])["image"][0])],
-            f"distance {number(distance)}",
-            "a sample, and the training picture nearest to it",
-        )
-        for image, row, distance in zip(images, found.rows, found.distances)
-    ]
-    told = page.paragraph(
-        "Left a sample, right the training picture that is nearest to it. If the two were always the same, the model "
-        f"would have learned its pictures by heart. {found.how} Two training pictures are usually "
-        f"{number(found.usual)} apart."
-    )
-    return page.section("Is it copying?", told, page.sheet(figures, "pairs"))
-
-
-def _reconstructions(opened: Opened) -> str:
-    system = opened.system
-    if not getattr(getattr(system, "codec", None), "learned", False):
-        return ""
-    source = opened.source
-    rows = [i * len(source) // min(REBUILT, len(source)) for i in range(min(REBUILT, len(source)))]
-    before = source.batch(rows)["image"]
-    after = system.reconstruct(before).float().cpu()
-    error = (after - before).abs()
-    decibel = -10 * torch.log10((error / 2).square().flatten(1).mean(1).clamp_min(1e-10))
-    figures = [
-        page.figure(
-            [picture(a), picture(b), picture(e - 1)],
-            f"PSNR {db:.1f} dB, largest error {largest:.0%} of the range",
-            "a picture, its reconstruction, and the error between them",
-        )
-        for a, b, e, db, largest in zip(before, after, error, decibel.tolist(), (error / 2).flatten(1).amax(1).tolist())
-    ]
-    told = page.paragraph(
-        "Left a picture of the training set, in the middle what came of it on its way through the latent space and "
-        "back, right the error: black where nothing was lost. A prior can draw nothing finer than this."
-    )
-    return page.section("Reconstructions", told, page.sheet(figures, "rows"))
-
-
-def _schedule(opened: Opened, seed: int) -> str:
-    found = draw_run(opened, seed)
-    if found is None:
-        return ""
-    image, told = found
-    return page.section("What comes when", page.paragraph(told), page.figure([image], "", told))
-
-
-def _on_the_way(opened: Opened) -> str:
-    """The sample grids that the training drew at fixed seeds."""
-    from sfumato.data.decode import picture as decode
-    from sfumato.data.decode import read
-
-    folder = opened.path / "samples"
-    grids = [p for p in folder.glob("*.png") if p.stem.isdecimal()] if folder.is_dir() else []
-    grids.sort(key=lambda path: int(path.stem))
-    kept = [grids[i * (len(grids) - 1) // max(1, min(GRIDS, len(grids)) - 1)] for i in range(min(GRIDS, len(grids)))]
-    figures, wide = [], False
-    for path in kept:
-        with contextlib.suppress(SfumatoError):
-            image, _ = decode(read(path), path.name, 3, "white")
-            wide |= image.width > 2 * image.height  # pictures above their reconstructions
-            figures.append(page.figure([image], f"after step {int(path.stem):,}", f"samples after step {path.stem}"))
-    told = page.paragraph(
-        "What the model made while it learned, always from the same seeds. A stage called codec shows pictures above "
-        "their reconstructions; a stage called prior shows draws."
-    )
-    return page.section("On the way", told, page.sheet(figures, "rows" if wide else "pairs")) if figures else ""
 
 
 # ---- numbers ----

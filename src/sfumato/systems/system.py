@@ -217,13 +217,12 @@ class System(nn.Module):
     ) -> Tensor:
         """(n,) nats: of 8-bit values where codec.discrete, else a density on [−1, 1]. See log_prob_kind. Options are
         the prior's own, such as a diffusion's `estimate`."""
-        prior, n = self._prior(), len(images)
+        prior, n = self._prior(), len(check_images(images, self._pictures))
         if self.codec.of_values and not prior.discrete:
             raise Misfit(
                 f"The latents are 8-bit values, and {type(prior).__name__} has a density, which is no probability of "
                 "them. Take the codec `dequantised`, whose likelihood bounds that of the values."
             )
-        images = check_images(images, self._pictures)
         seeds, given = check_seeds(n, seeds), self._said(given, n)
         nats = []
         for start in range(0, n, batch):
