@@ -103,8 +103,8 @@ def info(args: Namespace) -> None:
 
 
 def _of_run(run: str) -> dict[str, Any]:
-    """A recipe's facts with the run's own dials, and data, steps and scores. WeightsError for a run that cannot be used:
-    its files are looked at as loading does, though no weight is read into a model."""
+    """A recipe's facts with the run's own dials, and data, steps and scores. WeightsError for a run that cannot be
+    used: its files are looked at as loading does, though no weight is read into a model."""
     from sfumato.checkpoint.model import class_names
     from sfumato.cli.anatomy import describe
     from sfumato.report.opened import history
