@@ -1,15 +1,19 @@
 """`import sfumato`: the few names at the door, and the ways of a model to disk and to the hub."""
 
+import base64
+import io
 import json
 import subprocess
 import sys
 
 import pytest
 import torch
+from PIL import Image
 
 import sfumato
 from sfumato.cli import main
 from sfumato.core.errors import Misfit, UsageError, WeightsError
+from sfumato.train.run import Run
 
 
 @pytest.fixture
@@ -24,7 +28,7 @@ def same(a, b):
 
 
 def test_the_face_has_the_names_of_the_interface():
-    for name in ("build", "train", "load", "System", "Cascade"):
+    for name in ("build", "train", "load", "show", "System", "Cascade"):
         assert callable(getattr(sfumato, name))
         assert name in dir(sfumato)
     with pytest.raises(AttributeError, match="nothing"):
@@ -257,3 +261,62 @@ def test_a_mistyped_run_on_the_command_line_is_answered_with_the_nearest(tmp_pat
     for words in (["sample", "runs/emojy"], ["report", "runs/emojy"], ["push", "runs/emojy", "someone/x"]):
         assert main(words) == 2
         assert "Did you mean 'runs/emoji'?" in capsys.readouterr().err
+
+
+# ---- in a notebook ----
+
+
+def test_pictures_show_themselves_and_save_themselves(tmp_path):
+    """Black and white, 2×2, side by side: the sheet has them where the eye expects them, as PNG bytes and in a file."""
+    images = torch.stack([torch.full((1, 2, 2), -1.0), torch.full((1, 2, 2), 1.0)])
+    sheet = sfumato.show(images, columns=2)
+    for file in (io.BytesIO(sheet._repr_png_()), sheet.save(tmp_path / "s.png"), sheet.save(tmp_path / "s.jpg")):
+        image = Image.open(file).convert("L")
+        left, right = image.getpixel((8, 8)), image.getpixel((image.width - 8, 8))
+        assert (left < 5, right > 250) == (True, True)
+    assert Image.open(tmp_path / "s.jpg").format == "JPEG"
+    assert "2 pictures" in repr(sheet)
+    assert sfumato.show(images[0]).count == 1
+    assert sfumato.show([sheet.image, sheet.image], captions=["a", "b"]).count == 2
+
+
+@pytest.mark.parametrize(
+    ("images", "captions", "answer"),
+    [
+        (torch.zeros(2, 5, 4, 4), None, r"C 1 or 3, not \(2, 5, 4, 4\)"),
+        (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), None, "floats in"),
+        (torch.full((1, 3, 4, 4), float("nan")), None, "NaN"),
+        (torch.zeros(0, 3, 4, 4), None, "no pictures"),
+        (torch.zeros(2, 3, 4, 4), ["one"], "not 1"),
+    ],
+)
+def test_what_cannot_be_shown_says_what_can(images, captions, answer):
+    with pytest.raises(Misfit, match=answer):
+        sfumato.show(images, captions)
+    with pytest.raises(UsageError, match=r"saved as \.png"):
+        sfumato.show(torch.zeros(1, 3, 4, 4)).save("s.webp")
+
+
+def test_a_system_says_what_it_is_in_a_line_and_in_a_table(system):
+    count = sum(p.numel() for p in system.parameters())
+    assert repr(system) == f"System(vae, size xs: {system.codec.space}, {count / 1000:.1f} k parameters)"
+    system.classes = ["<b>", "dog"]
+    html = system._repr_html_()
+    assert f"{count:,}" in html
+    assert "&lt;b&gt;, dog" in html
+    assert "parameters of codec" in html
+    cascade = sfumato.build("cascade", size="xs")
+    assert repr(cascade).startswith("Cascade(cascade, size xs: Grid(")
+    assert "parameters of large" in cascade._repr_html_()
+    by_hand = sfumato.System(system.codec)
+    assert repr(by_hand).startswith("System(AutoEncoder: ")
+
+
+def test_a_run_shows_its_last_grid(tmp_path):
+    (tmp_path / "samples").mkdir()
+    run = Run(tmp_path, 20, 0.5, 90.0)
+    assert "20 steps in 1.5 minutes, last loss 0.5" in run._repr_html_()
+    assert "img" not in run._repr_html_()
+    for step in (9, 20):
+        (tmp_path / "samples" / f"{step}.png").write_bytes(b"grid %d" % step)
+    assert base64.b64encode(b"grid 20").decode() in run._repr_html_()

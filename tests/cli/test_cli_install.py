@@ -83,18 +83,20 @@ def test_training_and_report_need_neither_matplotlib_nor_tensorboard(tmp_path):
 
 
 # torch asks sys.platform, which is not ours to change, and so is imported while everything is there
-HIDE = """
+HIDE = '''
 import os, sys, warnings
 warnings.simplefilter("ignore")
 sys.modules["fcntl"] = None
 import torch, accelerate
 for name in ("resource", "termios", "pwd", "grp", "syslog"):
     sys.modules[name] = None
-for name in ("O_DIRECTORY", "O_NONBLOCK", "O_CLOEXEC", "O_NOFOLLOW", "register_at_fork", "fork", "forkpty", "mkfifo", "pread", "pwrite",
-             "posix_fallocate", "posix_fadvise", "sched_getaffinity", "getuid", "geteuid", "fchmod", "sysconf"):
+for name in """
+    O_DIRECTORY O_NONBLOCK O_CLOEXEC O_NOFOLLOW register_at_fork fork forkpty mkfifo pread pwrite
+    posix_fallocate posix_fadvise sched_getaffinity getuid geteuid fchmod sysconf
+""".split():
     if hasattr(os, name):
         delattr(os, name)
-"""
+'''
 
 
 def test_every_module_can_be_imported_where_posix_is_missing():
