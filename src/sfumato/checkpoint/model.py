@@ -63,6 +63,8 @@ def class_names(recipe: Mapping[str, Any], path: Path) -> list[str]:
     """The names of the labels, which `recipe`, read from `path`, holds. Runs of before 0.2 have them in RUN/data.json
     only, which is looked at where the recipe has none."""
     names = recipe.get("classes")
+    if names is None and not recipe["dials"].get("classes"):
+        return []  # it hears no labels
     if names is None:
         beside = [folder / "data.json" for folder in (path.parent, path.parent.parent)]
         place = next((place for place in beside if place.is_file() and (place.parent / "train.json").is_file()), None)

@@ -91,7 +91,7 @@ def _say(args: Namespace, picture: Any, place: tuple[int, int, int], side: int, 
     """How the mask was read, and what was changed so that the run could see the picture."""
     note(f"Of {args.mask}, {rule}.")
     left, top, size = place
-    if size != side:
+    if picture.size != (side, side):
         note(
             f"{args.image} is {picture.width}×{picture.height}; the run paints {side}×{side}, so a square of {size} "
             f"pixels at ({left}, {top}) is seen at that size, and what is painted is brought back to it."

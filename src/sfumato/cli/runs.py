@@ -104,19 +104,24 @@ def default_steps(system: Any) -> int | None:
 
 
 def read_pictures(paths: Sequence[str], system: Any) -> Any:
-    """Files → (n, C, H, W) in [−1, 1] as the system sees them: centred square, resampled to its side."""
+    """Files → (n, C, H, W) in [−1, 1] as the system sees them: centred square, resampled to its side, which is said."""
     import torch
 
-    channels, side = image_space(system)[0], image_space(system)[-1]
-    images = []
-    for path in paths:
-        from sfumato.data.decode import picture, read
-        from sfumato.data.fit import fit
+    from sfumato.data.decode import picture, read
+    from sfumato.data.fit import fit
 
+    channels, side = image_space(system)[0], image_space(system)[-1]
+    images, others = [], []
+    for path in paths:
         if not Path(path).exists():
             raise DataError(f"There is no picture at {path}.")
         image, _ = picture(read(path), path, channels, "white")
+        if image.size != (side, side):
+            others.append(f"{path} is {image.width}×{image.height}")
         images.append(torch.from_numpy(fit(image, side).copy()).float() / 127.5 - 1)
+    if others:
+        more = f", and {len(others) - 1} more are of another size than the run's" if len(others) > 1 else ""
+        note(f"{others[0]}{more}; the middle square is seen at {side}×{side}.")
     return torch.stack(images)
 
 
@@ -126,9 +131,7 @@ def one_file(out: str) -> bool:
     if suffix in (*GRIDS, ""):
         return suffix != ""
     if suffix in OTHER and not Path(out).is_dir():
-        raise UsageError(
-            f"--out {out}: a grid is written as {', '.join(GRIDS)}; anything else is a folder of PNG files."
-        )
+        raise UsageError(f"--out {out}: a grid ends in {', '.join(GRIDS)}; anything else is a folder of PNG files.")
     return False
 
 

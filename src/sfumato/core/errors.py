@@ -11,11 +11,18 @@ DiskError       the disk refused a write                                 1
 Locked          another process trains in the same run folder            1
 """
 
+LONGEST, KEPT = 900, 400  # characters of a line, and of the two ends of a longer one
+
 
 class SfumatoError(Exception):
-    """The root: whoever catches this catches everything that the library raises on purpose."""
+    """The root: whoever catches this catches everything that the library raises on purpose. What it quotes may be of
+    any length, and is shown as far as a person would read."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        lines = super().__str__().split("\n")
+        return "\n".join(line if len(line) <= LONGEST else f"{line[:KEPT]} … {line[-KEPT:]}" for line in lines)
 
 
 class UsageError(SfumatoError, ValueError):

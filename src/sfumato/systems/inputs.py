@@ -17,6 +17,7 @@ from sfumato.core.classes import class_number
 from sfumato.core.errors import Misfit, UsageError
 from sfumato.core.space import Grid
 
+MOST = 10_000_000  # images of one call: they are held in memory
 FAR = 8.0  # no picture in [−1, 1], however noisy, has values beyond it; one in [0, 255] has
 
 
@@ -72,6 +73,8 @@ def _size(picture: Tensor) -> str:
 
 def as_rows(given: Mapping[str, Any] | None, n: int, names: Sequence[str] = ()) -> dict[str, Any]:
     """Every value as n rows: one value (a string, a number, a single row) stands for all. Classes may be named."""
+    if given is not None and not isinstance(given, Mapping):
+        raise UsageError(f"`given` maps what is asked for to its values, {{'label': [0]}}, and is no {_kind(given)}.")
     rows: dict[str, Any] = {}
     for key, value in (given or {}).items():
         if isinstance(value, (str, int, float)):
@@ -121,14 +124,26 @@ def _texts(value: Any) -> list[str]:
 
 def _listed(value: Any, key: str) -> list[Any]:
     if isinstance(value, Mapping) or not isinstance(value, Iterable):
-        raise UsageError(f"given[{key!r}] is one value an image, or one for all, not {type(value).__name__}.")
+        raise UsageError(f"given[{key!r}] is one value an image, or one for all, not {_kind(value)}.")
     return list(value)
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__
+
+
+def check_batch(batch: Any) -> int:
+    if isinstance(batch, bool) or not isinstance(batch, Integral) or not 1 <= int(batch) <= MOST:
+        raise UsageError(f"A batch holds from 1 to {MOST:,} images, not {str(batch)[:40]}.")
+    return int(batch)
 
 
 def check_seeds(n: Any, seeds: Iterable[int] | None) -> Sequence[int]:
     """The seeds of n images: 0 … n − 1 if none are given. Each from −2⁶³ to 2⁶⁴ − 1, what a generator can take."""
-    if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
-        raise UsageError(f"The number of images is a whole number of at least 1, not {n!r}.")
+    if isinstance(n, bool) or not isinstance(n, Integral) or not 1 <= int(n) <= MOST:
+        raise UsageError(
+            f"The number of images is a whole number of at least 1 and at most {MOST:,}, not {str(n)[:40]}."
+        )
     if seeds is None:
         return range(n)
     found = list(seeds) if isinstance(seeds, Iterable) else [seeds]

@@ -60,8 +60,18 @@ def check_options(prior: Prior, options: Mapping[str, Any]) -> None:
             advice = nearest(name, own) if own else "It takes none."
             raise UsageError(f"{type(prior).__name__} has no sampling option {name!r}. {advice}")
         if not fits(value, parameters[name].annotation):
-            raise UsageError(f"{name} takes {_said(parameters[name].annotation)}, not {value!r}.")
+            said = value if len(repr(value)) <= 60 else f"{str(value)[:57]}…"
+            raise UsageError(f"{name} takes {_said(parameters[name].annotation)}, not {said!r}.")
         check_range(name, value)
+
+
+def check_scale(prior: Prior, guidance: Any) -> None:
+    """Raises UsageError for a guidance that is no finite number, nor, where the prior takes one, a row of them."""
+    parameter = inspect.signature(prior.sample, eval_str=True).parameters.get("guidance")
+    kind = float if parameter is None or parameter.annotation is parameter.empty else parameter.annotation
+    if not fits(guidance, kind) or (isinstance(guidance, Sequence) and not guidance):
+        raise UsageError(f"guidance takes {_said(kind)}, not {str(guidance)[:40]}.")
+    check_range("guidance", guidance)
 
 
 def check_range(name: str, value: Any) -> None:

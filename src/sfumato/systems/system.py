@@ -38,8 +38,8 @@ from sfumato.core.registry import nearest
 from sfumato.core.space import Grid, Tokens, check, size
 from sfumato.systems import shown
 from sfumato.systems.extend import extend
-from sfumato.systems.inputs import as_rows, check_images, check_mask, check_seeds, take
-from sfumato.systems.options import check_options, check_range
+from sfumato.systems.inputs import as_rows, check_batch, check_images, check_mask, check_seeds, take
+from sfumato.systems.options import check_options, check_scale
 
 Watch = Callable[[int, int], None]  # called with (images done, images in all)
 
@@ -188,11 +188,10 @@ class System(nn.Module):
         """What a prior needs to draw an image for each seed, batch by batch: (which rows, their noise, their condition,
         the null condition if there is a conditioner). Priors leave the null alone where nothing is guided. The last
         batch is filled up with its last row: rows of one shape do not sway each other."""
-        check_range("guidance", guidance)
+        check_scale(self._prior(), guidance)
         if guidance != 1.0 and self.conditioner is None:
             raise UsageError("Guidance needs a condition, and this system was built without one.")
-        if batch < 1:
-            raise UsageError(f"A batch holds at least one image, not {batch}.")
+        check_batch(batch)
         n = len(seeds)
         given = self._said(given, n)
         for start in range(0, n, batch):
