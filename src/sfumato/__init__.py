@@ -3,6 +3,7 @@
     system = sfumato.build("vqgan", size="s", side=32)            untrained
     run    = sfumato.train("ldm", "photos/", out="runs/ldm")      a run folder
     system = sfumato.load("runs/ldm")                             trained: averaged weights, eval mode
+    sfumato.show(system.sample(16, seeds=range(16)))              a sheet; a notebook shows it, `.save(path)` writes it
 
 Nothing is imported before it is used: `import sfumato` answers at once, and the first name asked of it brings torch.
 """
@@ -16,14 +17,16 @@ from sfumato.version import VERSION as __version__
 if TYPE_CHECKING:
     from sfumato.checkpoint.hub import load
     from sfumato.recipes import build
+    from sfumato.report.show import show
     from sfumato.systems import Cascade, System
     from sfumato.train.run import train
 
-__all__ = ["Cascade", "System", "__version__", "build", "load", "train"]
+__all__ = ["Cascade", "System", "__version__", "build", "load", "show", "train"]
 
 _WHERE = {
     "build": "sfumato.recipes",
     "load": "sfumato.checkpoint.hub",
+    "show": "sfumato.report.show",
     "System": "sfumato.systems",
     "Cascade": "sfumato.systems",
 }

@@ -2,14 +2,18 @@
 
 import io
 import re
+import shutil
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
+from matplotlib.ft2font import FT2Font
 from PIL import Image
 
 from sfumato.data import open_data
-from sfumato.report import curves, neighbours, page, pictures
+from sfumato.report import curves, fonts, neighbours, page, pictures
 from sfumato.train.grid import columns_for
 
 
@@ -56,20 +60,63 @@ def test_a_caption_stands_under_its_picture_and_nowhere_else():
     assert (under[:, 4 + 128 + 4 :] == 255).all()
 
 
-@pytest.mark.parametrize("text", ["a red apple", "Äpfel für Ödön", "красное яблоко", "κόκκινο μήλο"])
-def test_letters_that_the_shipped_font_has_are_drawn(text):
-    assert pictures.written(text) == text
+@pytest.fixture
+def only_shipped(monkeypatch):
+    """A machine without fonts: Pillow's own is the only one."""
+    monkeypatch.setattr(pictures, "font_files", lambda: (fonts.EMBEDDED,))
+    pictures._font_file.cache_clear()
+    yield
+    pictures._font_file.cache_clear()
 
 
-def test_letters_that_no_font_has_become_code_points(monkeypatch):
-    """Never a row of empty boxes. The fonts are restricted to the shipped one, so that the machine does not matter."""
-    shipped = pictures._font_files()[:1]
-    monkeypatch.setattr(pictures, "_font_files", lambda: shipped)
+@pytest.mark.parametrize(
+    ("text", "drawn"), [("a red apple", "a red apple"), ("Äpfel für Ödön", "Apfel fur Odon"), ("(3d) #7!", "(3d) #7!")]
+)
+def test_letters_that_the_shipped_font_has_are_drawn(text, drawn, only_shipped):
+    assert pictures.written(text) == drawn
+
+
+@pytest.mark.parametrize("text", ["красное яблоко", "κόκκινο μήλο"])
+def test_other_letters_are_drawn_by_a_font_of_the_system(text, monkeypatch, tmp_path):
+    """DejaVu, as matplotlib carries it, in a folder where a system keeps fonts."""
+    shutil.copy(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", tmp_path)
+    monkeypatch.setattr(fonts, "folders", lambda: [tmp_path])
+    fonts.font_files.cache_clear()
     pictures._font_file.cache_clear()
     try:
-        assert pictures.written("红 apple") == "U+7EA2  apple"
+        assert pictures.written(text) == text
+        assert pictures._font_file(text) == str(tmp_path / "DejaVuSans.ttf")
     finally:
+        fonts.font_files.cache_clear()
         pictures._font_file.cache_clear()
+
+
+def test_letters_that_no_font_has_become_code_points(only_shipped):
+    """Never a row of empty boxes. The fonts are restricted to the shipped one, so that the machine does not matter."""
+    assert pictures.written("红 apple") == "U+7EA2  apple"
+
+
+def test_the_characters_of_a_font_are_those_that_freetype_finds():
+    """Every font that matplotlib carries, and every one of this system, against FreeType's own reading of the table."""
+    own = sorted((Path(matplotlib.get_data_path()) / "fonts/ttf").glob("*.ttf"))
+    tried = 0
+    for path in [*own, *(Path(name) for name in fonts.font_files() if name)]:
+        if path.name.startswith("LastResort"):  # one glyph for all characters, table 13: no letters
+            continue
+        expected = {code for code, glyph in FT2Font(path).get_charmap().items() if glyph}
+        found = fonts.characters(str(path))
+        if expected <= set(range(0xF000, 0xF100)) | set(range(0x100)):  # a symbol font has no Unicode table
+            continue
+        assert found == expected, path
+        tried += 1
+    assert tried >= 10
+
+
+@pytest.mark.parametrize("content", [b"", b"ttcf", b"\0\1\0\0" + b"\xff" * 60, b"OTTO" + bytes(100)])
+def test_what_is_no_font_has_no_characters(content, tmp_path):
+    assert fonts.read_characters(content) == frozenset()
+    (tmp_path / "a.ttf").write_bytes(content)
+    assert fonts.characters(str(tmp_path / "a.ttf")) == frozenset()
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def list_(args: Namespace) -> None:
 def _info_options(parser: Parser, words: Words) -> None:
     from sfumato.recipes import RECIPES
 
-    parser.add_argument("name", type=str, help="a recipe, or a run folder")
+    parser.add_argument("name", type=str, help="a recipe, a run folder, or hub:owner/name")
     name = recipe_named(words, RECIPES)
     if name is not None:
         parser.add_dials(RECIPES[name].dials)
@@ -88,6 +88,10 @@ def info(args: Namespace) -> None:
 
     if args.name in RECIPES:
         facts = describe(args.name, args.given)
+    elif args.name.startswith("hub:"):
+        from sfumato.checkpoint.hub import locate
+
+        facts = {**_of_run(str(locate(args.name))), "run": args.name}
     elif Path(args.name).is_dir():
         facts = _of_run(args.name)
     else:
@@ -310,7 +314,9 @@ def report(args: Namespace) -> None:
     from sfumato.report.run import write_report
 
     if not Path(args.run).is_dir():
-        raise UsageError(f"There is no run folder at {args.run}.")
+        from sfumato.checkpoint.hub import missing
+
+        raise missing(args.run)
     with progress("Drawing") as watch:
         place = write_report(
             Path(args.run), samples=args.number, seed=args.seed, device=best_device(args.device), watch=watch

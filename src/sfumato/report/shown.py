@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sfumato.core.errors import SfumatoError
+from sfumato.core.errors import SfumatoError, UsageError
 from sfumato.metrics.evaluation import condition_keys
 from sfumato.report import page
 from sfumato.report.curves import number
@@ -140,7 +140,10 @@ def reconstructions(opened: Opened) -> str:
 
 
 def schedule(opened: Opened, seed: int) -> str:
-    found = draw_run(opened, seed)
+    try:
+        found = draw_run(opened, seed)
+    except UsageError as error:  # matplotlib is an extra
+        return page.section("What comes when", page.paragraph(str(error)))
     if found is None:
         return ""
     image, told = found

@@ -19,6 +19,7 @@ from sfumato.core.errors import Misfit, UsageError
 from sfumato.core.noise import Noise, derive
 from sfumato.core.registry import nearest
 from sfumato.core.space import Space
+from sfumato.systems import shown
 from sfumato.systems.inputs import check_seeds
 from sfumato.systems.system import System, Watch
 
@@ -47,6 +48,12 @@ class Cascade(nn.Module):
     def classes(self, names: list[str]) -> None:
         for _, system in self.named():
             system.classes = names
+
+    def __repr__(self) -> str:
+        return shown.line(self)
+
+    def _repr_html_(self) -> str:
+        return shown.table(self)
 
     def named(self) -> list[tuple[str, System]]:
         return list(self.systems.items())  # type: ignore[arg-type]

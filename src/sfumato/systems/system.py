@@ -36,6 +36,7 @@ from sfumato.core.errors import Misfit, UsageError
 from sfumato.core.noise import Noise, derive
 from sfumato.core.registry import nearest
 from sfumato.core.space import Grid, Tokens, check, size
+from sfumato.systems import shown
 from sfumato.systems.extend import extend
 from sfumato.systems.inputs import as_rows, check_batch, check_images, check_mask, check_seeds, take
 from sfumato.systems.options import check_options, check_scale
@@ -55,6 +56,12 @@ class System(nn.Module):
         self.codec, self.prior, self.conditioner = codec, prior, conditioner
         self.recipe: dict[str, Any] = {}  # name and dials, set by recipes.build
         self.classes: list[str] = []  # what the labels are called, by their numbers; empty where nobody said
+
+    def __repr__(self) -> str:
+        return shown.line(self)
+
+    def _repr_html_(self) -> str:
+        return shown.table(self)
 
     # ---- training: the objective of the stage "prior" ----
 

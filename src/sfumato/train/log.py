@@ -1,4 +1,4 @@
-"""What a training tells: metrics.jsonl, tensorboard, and a bar on the terminal or a line now and then.
+"""What a training tells: metrics.jsonl, tensorboard where it is installed, a bar on the terminal, else a line at times.
 
 A line of metrics.jsonl is {"step", "loss", "stage", "progress", "rate", "norms", "rows_per_second", "terms", …}; `step`
 counts over all stages. A step that was skipped has "skipped" (why), "index" (which pictures) and the loss null, since
@@ -8,7 +8,9 @@ NaN is no JSON. Logged values are those of the step itself, so a resumed run wri
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import logging
 import math
 import sys
 import time
@@ -82,8 +84,12 @@ class Log:
         if not self._wants_board:
             return
         if self._board is None:
-            from torch.utils.tensorboard import SummaryWriter  # late: it takes a second
-
+            try:
+                from torch.utils.tensorboard import SummaryWriter  # late: it takes a second
+            except ImportError:  # an extra, for whoever looks at curves there
+                self._wants_board = False
+                _say_once("No curves for tensorboard, which `pip install 'sfumato[log]'` adds; metrics.jsonl has them.")
+                return
             self._board = SummaryWriter(str(self.run / "tensorboard"), purge_step=line["step"])
         scalars = {"loss": line["loss"], "rate": line["rate"], "rows_per_second": line["rows_per_second"]}
         scalars |= line["terms"] | line.get("diagnostics", {})
@@ -98,6 +104,12 @@ class Log:
         self._voice.close()
         if self._board is not None:
             self._board.close()
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    """A line to the log, once in a process: every stage has a log of its own."""
+    logging.getLogger("sfumato").info(text)
 
 
 def _number(value: float) -> float | None:

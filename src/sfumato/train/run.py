@@ -10,6 +10,8 @@ recipe draws at its making comes from derive(seed, "init"), so a run is a functi
 
 from __future__ import annotations
 
+import base64
+import html
 import itertools
 import logging
 from collections.abc import Mapping
@@ -65,6 +67,16 @@ class Run:
     def load(self) -> nn.Module:
         """The trained system, with averaged weights, in eval mode."""
         return load_model(self.path)
+
+    def _repr_html_(self) -> str:
+        """For a notebook: what it took, and the last sample grid."""
+        loss = "" if self.loss is None else f", last loss {self.loss:.4g}"
+        said = f"{self.path}: {self.steps:,} steps in {self.seconds / 60:.1f} minutes{loss}"
+        grids = [p for p in (self.path / "samples").glob("*.png") if p.stem.isdecimal()]
+        last = max(grids, key=lambda path: int(path.stem), default=None)
+        picture = "" if last is None else base64.b64encode(last.read_bytes()).decode()
+        shown = f'<br><img alt="samples" src="data:image/png;base64,{picture}">' if picture else ""
+        return f"<div>{html.escape(said)}{shown}</div>"
 
 
 def train(
