@@ -115,7 +115,7 @@ def _refusal(place: Path, error: OSError, needed: int | None = None) -> DiskErro
     free = shutil.disk_usage(_existing(place)).free
     room = "" if needed is None else f" They need {needed:,} bytes."
     return DiskError(
-        f"The latents cannot be kept in {place}: {error.strerror or error}.{room} {free:,} bytes are free. Make room, "
+        f"The latents cannot be kept in {place}: {error.strerror or error} ({free:,} bytes free).{room} Make room, "
         "and resume: what was trained is kept."
     )
 
