@@ -60,7 +60,7 @@ def test_every_verb_explains_itself_with_an_example(verb, capsys):
     assert f"sfumato {verb} " in out.split("example:")[1]
 
 
-@pytest.mark.parametrize("verb", [v for v in VERBS if v not in ("list", "data", "train", "info")])
+@pytest.mark.parametrize("verb", [v for v in VERBS if v not in ("list", "data", "train", "info", "completion")])
 def test_a_run_that_is_not_there_is_a_usage_error(verb, capsys, tmp_path):
     picture = tmp_path / "a.png"
     Image.new("RGB", (8, 8)).save(picture)
@@ -73,6 +73,7 @@ def test_a_run_that_is_not_there_is_a_usage_error(verb, capsys, tmp_path):
         "extend": [picture, "--right", 4],
         "upscale": [picture],
         "score": ["digits"],
+        "push": ["someone/run"],
     }
     save_file({"latent": torch.zeros(1, 2)}, tmp_path / "z.safetensors")
     code, out, err = here(capsys, verb, tmp_path / "nowhere", *more.get(verb, []))

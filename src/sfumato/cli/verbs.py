@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sfumato.cli.completion import COMPLETING
 from sfumato.cli.drawing import DRAWING
 from sfumato.cli.growing import GROWING
 from sfumato.cli.painting import PAINTING
@@ -11,6 +12,5 @@ from sfumato.cli.telling import TELLING
 from sfumato.cli.training import TRAINING
 
 LIST, INFO, DATA, SCORE, REPORT = TELLING
-VERBS: dict[str, Verb] = {
-    verb.name: verb for verb in (LIST, INFO, DATA, *TRAINING, *DRAWING, *PAINTING, *GROWING, SCORE, REPORT, *SHARING)
-}
+ROWS = (LIST, INFO, DATA, *TRAINING, *DRAWING, *PAINTING, *GROWING, SCORE, REPORT, *SHARING, *COMPLETING)
+VERBS: dict[str, Verb] = {verb.name: verb for verb in ROWS}
