@@ -200,7 +200,16 @@ def test_a_packed_tar_beyond_the_budget_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_file_that_is_no_archive(tmp_path):
-    for name, data in (("a.zip", b"hello"), ("b.tar", os.urandom(2000)), ("c.jpg", png()), ("d.tar", b"")):
+    for name, data in (("a.zip", b"hello"), ("b.tar", os.urandom(2000)), ("d.tar", b"")):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(DataError, match="0 usable"):
+            open_data(tmp_path / name)
+    for name, data, answer in (
+        ("c.jpg", png(), "is one picture, and a set is a folder of them"),
+        ("e.7z", b"7z\xbc\xaf\x27\x1c" + bytes(60), "is a 7z archive, which is not read"),
+        ("f.rar", b"Rar!\x1a\x07\x01\0" + bytes(60), "is a rar archive, which is not read"),
+        ("g.parquet", b"PAR1" + bytes(60), "is no readable Parquet file"),
+    ):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(DataError, match=answer):
             open_data(tmp_path / name)

@@ -196,7 +196,7 @@ def test_every_kind_of_bad_file_is_counted_by_its_reason(tmp_path):
         "empty.png": "empty",
         "half.jpg": "truncated",
         "flipped.png": "damaged",
-        "photo.heic": "not an image format that is opened",
+        "photo.heic": "HEIC: pip install 'sfumato[heif]'",
         "link.png": "link out of the folder",
         "gone.png": "broken link",
         "pipe.png": "not a regular file",

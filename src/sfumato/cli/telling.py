@@ -1,4 +1,4 @@
-"""The verbs that report: list, info, data, score, report."""
+"""The verbs that report: list, info, score, report."""
 
 from __future__ import annotations
 
@@ -172,39 +172,6 @@ def _show(facts: dict[str, Any]) -> None:
     table(("", ""), rows)
 
 
-# ---- data ----
-
-
-def _data_options(parser: Parser, words: Words) -> None:
-    parser.add_argument("data", type=str, help="emoji, scenes, digits, a path, or hub:owner/name")
-    parser.add_argument("--side", type=int | None, default=None, help="of the square pictures; its own if not given")
-    parser.add_argument("--split", type=str, default="train", help="train, test, or what the set names")
-    parser.add_json()
-
-
-def data(args: Namespace) -> None:
-    from sfumato.data import open_data
-
-    source = open_data(args.data, side=args.side, split=args.split, allow_bad=1.0)
-    report = {**source.report, "fingerprint": source.fingerprint}
-    if args.json:
-        say_json(report)
-        return
-    labels, sizes = report["labels"], report["sizes"]
-    biggest = sorted(labels, key=lambda name: -labels[name])[:SHOWN]
-    more = f" and {len(labels) - SHOWN} more" if len(labels) > SHOWN else ""
-    rows = [
-        ("pictures", f"{report['images']:,}, shown as {report['channels']}×{report['side']}×{report['side']}"),
-        ("sizes", ", ".join(f"{size} ({n:,})" for size, n in list(sizes.items())[:5]) or "made to order"),
-        ("labels", ", ".join(f"{name} ({labels[name]:,})" for name in biggest) + more if labels else "none"),
-        ("captions", f"{report['captions']:,}" + (f", like “{source.text(0)}”" if source.has_text else "")),
-        ("skipped", f"{len(report['skipped']):,}"),
-    ]
-    rows += [("", f"{bad['file']}: {bad['reason']}") for bad in report["skipped"][:SHOWN]]
-    rows += [("warning", warning) for warning in report["warnings"]]
-    table(("", args.data), rows)
-
-
 # ---- score ----
 
 
@@ -343,14 +310,6 @@ TELLING = [
         "sfumato info vqgan --size paper",
         _info_options,
         info,
-    ),
-    Verb(
-        "data",
-        "DATA",
-        "Say what a data set holds, what would be skipped, and why.",
-        "sfumato data photos/",
-        _data_options,
-        data,
     ),
     Verb(
         "score",

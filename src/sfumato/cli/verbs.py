@@ -7,10 +7,12 @@ from sfumato.cli.drawing import DRAWING
 from sfumato.cli.growing import GROWING
 from sfumato.cli.painting import PAINTING
 from sfumato.cli.parser import Verb
+from sfumato.cli.sets import SETS
 from sfumato.cli.sharing import SHARING
 from sfumato.cli.telling import TELLING
 from sfumato.cli.training import TRAINING
 
-LIST, INFO, DATA, SCORE, REPORT = TELLING
+LIST, INFO, SCORE, REPORT = TELLING
+(DATA,) = SETS
 ROWS = (LIST, INFO, DATA, *TRAINING, *DRAWING, *PAINTING, *GROWING, SCORE, REPORT, *SHARING, *COMPLETING)
 VERBS: dict[str, Verb] = {verb.name: verb for verb in ROWS}

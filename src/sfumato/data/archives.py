@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import glob
 import itertools
+import logging
 import lzma
 import os
 import re
@@ -19,10 +20,11 @@ import tarfile
 import threading
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sfumato.core.errors import DataError, ImageError, UnknownName
+from sfumato.data import kinds
 from sfumato.data.assemble import Look
 from sfumato.data.decode import MAX_BYTES
 from sfumato.data.folder import open_entries
@@ -31,6 +33,18 @@ from sfumato.data.source import BUDGET, Source
 from sfumato.data.tables import inside
 
 MOST_SHARDS = 100_000
+RATIO, SUSPECT = 250, 16 * 2**20  # times that a member may have shrunk, if it is longer than so many bytes
+OTHERS = {  # by their first bytes
+    b"7z\xbc\xaf": "a 7z archive",
+    b"Rar!": "a rar archive",
+    b"%PDF": "a PDF",
+    b"\x28\xb5\x2f\xfd": "a zstd archive",
+    b"\x04\x22\x4d\x18": "an lz4 archive",
+    b"\x89HDF": "an HDF5 file",
+    b"SQLite": "a database",
+    b"ARROW1": "an Arrow file",
+}
+log = logging.getLogger("sfumato")
 _BROKEN = (  # what tarfile, zipfile and the decompressors raise on damage
     OSError, EOFError, ValueError, NotImplementedError, RuntimeError, KeyError, IndexError, OverflowError,
     zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile,
@@ -80,6 +94,7 @@ def members(path: Path, shard: str = "") -> Iterator[Entry]:
     try:
         with open(path, "rb") as file:
             start = file.read(8)
+        refuse_other(path, start)
         if start.startswith(b"PK"):
             yield from _zip(path, shard)
         elif start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ")):
@@ -90,6 +105,15 @@ def members(path: Path, shard: str = "") -> Iterator[Entry]:
         if isinstance(error, DataError):
             raise
         yield Entry(path.name, nothing, f"archive is damaged or ends too early ({type(error).__name__})", shard)
+
+
+def refuse_other(path: Path, start: bytes) -> None:
+    """DataError for a file that is no archive, in words that say what it is."""
+    if start.startswith(kinds.MAGIC):
+        raise DataError(f"{path} is one picture, and a set is a folder of them: put it into one and name the folder.")
+    for magic, kind in OTHERS.items():
+        if start.startswith(magic):
+            raise DataError(f"{path} is {kind}, which is not read. Unpack it and name the folder, or make a zip of it.")
 
 
 def _entry(path: str, shard: str, read, size: int, problem: str | None) -> Entry | None:
@@ -110,7 +134,9 @@ def _zip(path: Path, shard: str) -> Iterator[Entry]:
         def read(limit: int) -> bytes:
             try:
                 with lock, archive.open(info) as file:
-                    data = file.read(limit + 1)
+                    data = file.read(1024)
+                    if kinds.may_be_read(info.filename, data):
+                        data += file.read(limit + 1 - len(data))
             except _BROKEN as error:
                 raise ImageError(f"{path}, member {info.filename!r}: {error}.", "damaged in the archive") from error
             if len(data) > limit:
@@ -119,14 +145,17 @@ def _zip(path: Path, shard: str) -> Iterator[Entry]:
 
         return read
 
-    for info in archive.infolist():
-        if info.is_dir():
+    names = zip_names(archive.infolist())
+    for info, name in zip(archive.infolist(), names):
+        if info.is_dir() or name.endswith("\\"):
             continue
         mode = info.external_attr >> 16
         problem = "encrypted" if info.flag_bits & 1 else None
         if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG):
             problem = "not a regular file"
-        entry = _entry(info.filename, shard, reader(info), info.file_size, problem)
+        if info.file_size > max(SUSPECT, RATIO * info.compress_size):
+            problem = problem or f"shrunk more than {RATIO} times, as no picture does"
+        entry = _entry(name, shard, reader(info), info.file_size, problem)
         if entry is not None:
             yield entry
 
@@ -170,13 +199,62 @@ def _packed_tar(path: Path, shard: str) -> Iterator[Entry]:
                 problem = "too large"
             data = b""
             if problem is None:
-                held += member.size
+                file = archive.extractfile(member)
+                data = file.read(1024) if file is not None else b""
+                if file is not None and kinds.may_be_read(member.name, data):
+                    data += file.read()
+                held += len(data)
                 if held > BUDGET:
                     raise DataError(
                         f"{path} holds more than {BUDGET >> 30} GiB. Make it a plain tar, which is read in place."
                     )
-                file = archive.extractfile(member)
-                data = file.read() if file is not None else b""
             entry = _entry(member.name, shard, lambda limit, data=data: data, member.size, problem)
             if entry is not None:
                 yield entry
+
+
+# ---- names ----
+
+# What the systems of a country write where there is no flag, and which letters are common there. The first is what
+# many tools write without saying so; the last, which everything is, is the standard's.
+ENCODINGS: dict[str, Callable[[str], bool]] = {
+    "utf-8": str.isprintable,
+    "gbk": lambda c: 0xB0 <= c.encode("gb2312", "ignore")[:1].ljust(1, b"\0")[0] <= 0xD7,  # level 1: 3,755 in daily use
+    "cp932": lambda c: "\u3040" <= c <= "\u30ff" or "\u4e00" <= c <= "\u9fff",
+    "cp949": lambda c: "\uac00" <= c <= "\ud7a3",
+    "big5": lambda c: 0xA4 <= c.encode("big5", "ignore")[:1].ljust(1, b"\0")[0] <= 0xC6,  # level 1
+}
+SURE = 0.7  # the part of the letters that must be common ones
+
+
+def zip_names(members: list[zipfile.ZipInfo]) -> list[str]:
+    """The members' names, as their makers meant them."""
+    names = [info.filename for info in members]
+    try:
+        raw = [
+            name.encode("cp437") if not (info.flag_bits & 0x800 or name.isascii()) else None
+            for info, name in zip(members, names)
+        ]
+    except UnicodeEncodeError:  # it was none of the standard's letters: somebody changed the names
+        return names
+    if not any(raw):
+        return names
+    encoding = _encoding_of([name for name in raw if name is not None])
+    if encoding is None:
+        return names
+    log.warning("A zip does not say in which encoding its names are; they are read as %s.", encoding.upper())
+    return [name if data is None else data.decode(encoding) for name, data in zip(names, raw)]
+
+
+def _encoding_of(names: list[bytes]) -> str | None:
+    """The encoding that reads all names, and most of their letters as common ones; None: that of the standard."""
+    best, most = None, SURE
+    for encoding, common in ENCODINGS.items():
+        try:
+            letters = [c for name in names for c in name.decode(encoding) if ord(c) > 127]
+        except UnicodeDecodeError:
+            continue
+        part = sum(map(common, letters)) / max(len(letters), 1)
+        if part > most + 0.05:  # the earlier one, where two read alike
+            best, most = encoding, part
+    return best

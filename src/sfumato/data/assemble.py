@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from sfumato.core.classes import natural
 from sfumato.core.errors import DataError, ImageError
 from sfumato.data.captions import clean
-from sfumato.data.decode import MAX_BYTES, background_color, header, picture
+from sfumato.data.decode import MAX_BYTES, animated, background_color, header, picture
+from sfumato.data.doubts import Seen, doubts
 from sfumato.data.fit import fit, natural_side
 from sfumato.data.source import Source, Store
 
@@ -68,8 +70,9 @@ def assemble(
     failures = [*bad, *((candidates[i].file, reason) for i, reason in sorted(failed.items()))]
     rows = [i for i in range(len(candidates)) if i not in failed]
     _refuse(name, len(rows), failures, other, look.allow_bad)
-    names = label_names if label_names is not None else sorted({c.label for c in candidates if c.label}, key=_by_value)
+    names = label_names if label_names is not None else sorted({c.label for c in candidates if c.label}, key=natural)
     number = {label: k for k, label in enumerate(names)}
+    warnings += doubts(candidates, {i: seen[i] for i in rows}, side, look)
     texts, cut = _clean_all(candidates)
     with_text = sum(bool(texts[i]) for i in rows)
     if 0 < with_text < len(rows):
@@ -78,7 +81,7 @@ def assemble(
         warnings.append(f"{cut} captions were longer than allowed and were cut.")
     digest = hashlib.sha256(json.dumps([background_color(look.background), *settings]).encode())
     for i in rows:
-        digest.update(json.dumps([seen[i][0], candidates[i].label if use_labels else None, texts[i]]).encode())
+        digest.update(json.dumps([seen[i].digest, candidates[i].label if use_labels else None, texts[i]]).encode())
     return Source(
         name,
         store,
@@ -89,8 +92,9 @@ def assemble(
         text=(lambda i, choice: texts[i][choice % len(texts[i])] if texts[i] else "") if with_text else None,
         report={
             "captions": with_text,
-            "sizes": _most({i: seen[i][1] for i in rows}),
-            "modes": _most({i: seen[i][2] for i in rows}),
+            "sizes": _most({i: f"{seen[i].width}x{seen[i].height}" for i in rows}),
+            "modes": _most({i: seen[i].mode for i in rows}),
+            "bad": len(failures),
             "skipped": [{"file": file, "reason": reason} for file, reason in (*failures, *other)],
             "warnings": warnings,
         },
@@ -110,15 +114,18 @@ def _ask_side(candidates: Sequence[Candidate], failed: dict[int, str]) -> int:
 
 def _store(
     candidates: Sequence[Candidate], failed: dict[int, str], look: Look, side: int
-) -> tuple[Store, dict[int, tuple[str, str, str]]]:
-    """The store, and of each loaded picture its content's hash, size and mode."""
-    seen: dict[int, tuple[str, str, str]] = {}
+) -> tuple[Store, dict[int, Seen]]:
+    """The store, and what was seen of each loaded picture."""
+    seen: dict[int, Seen] = {}
 
     def load(i: int) -> np.ndarray:
         data = candidates[i].read(MAX_BYTES)
         image, mode = picture(data, candidates[i].file, look.channels, look.background)
-        seen[i] = (hashlib.sha256(data).hexdigest(), f"{image.width}x{image.height}", mode)
-        return fit(image, side)
+        pixels = fit(image, side)
+        digest = hashlib.sha256(data).hexdigest()
+        low, high = int(pixels.min()), int(pixels.max())
+        seen[i] = Seen(digest, image.width, image.height, mode, low, high, animated(data))
+        return pixels
 
     return Store(len(candidates), (look.channels, side, side), load), seen
 
@@ -127,6 +134,11 @@ def _refuse(name: str, good: int, failures: Failures, other: Failures, allow_bad
     if not good:
         counts = _reasons([*failures, *other])
         raise DataError(f"{name}: found {len(failures) + len(other)} files, 0 usable{': ' + counts if counts else ''}.")
+    refuse_bad(name, good, failures, allow_bad)
+
+
+def refuse_bad(name: str, good: int, failures: Failures, allow_bad: float) -> None:
+    """DataError where too many files are bad."""
     total = good + len(failures)
     if len(failures) > allow_bad * total + 1e-9:
         first = "; ".join(f"{file} ({reason})" for file, reason in failures[:5])
@@ -147,10 +159,6 @@ def _clean_all(candidates: Sequence[Candidate]) -> tuple[list[list[str]], int]:
         cut += sum(was_cut for _, was_cut in cleaned)
         made.append([text for text, _ in cleaned if text])
     return made, cut
-
-
-def _by_value(label: str) -> tuple[int, int, str]:
-    return (0, int(label), label) if label.isascii() and label.isdigit() else (1, 0, label)
 
 
 def _most(values: dict[int, str], limit: int = 20) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """Bytes → pixels: right ones, or an ImageError with a reason; never half a picture and never a foreign parser.
 
-    bytes ──open──▶ one of six formats ──size check──▶ decode ─▶ upright ─▶ 8 bits ─▶ onto the background ─▶ (H, W, C)
+    bytes ──open──▶ one of seven formats ──size check──▶ decode ─▶ upright ─▶ 8 bits ─▶ onto the background ─▶ (H, W, C)
 
 What is refused: other formats, more than MAX_PIXELS pixels (read from the header, before decoding), pictures that end
 too early, PNG chunks whose checksum is wrong (Pillow reads past those of pixel data), float and integer pictures of
@@ -26,27 +26,30 @@ import os
 import stat
 import warnings
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageColor, ImageFile, ImageOps
+from PIL import Image, ImageColor, ImageFile, ImageOps, features
 
 from sfumato.core.errors import ImageError, UsageError
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", *(("AVIF",) if features.check("avif") else ()))
+HEIF = ("ftypheic", "ftypheix", "ftyphevc", "ftypheim", "ftypheis", "ftypmif1", "ftypmsf1")  # bytes 4 … 12 of a file
+WANTED = "pip install 'sfumato[heif]'"  # what reads it
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 512 * 2**20  # an uncompressed 16-bit RGBA picture of MAX_PIXELS
 _PNG = b"\x89PNG\r\n\x1a\n"
 _SIXTEEN = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
-def read(path: str | Path, root: str | Path | None = None, limit: int = MAX_BYTES) -> bytes:
-    """The bytes of a regular file that lies, links followed, within `root` (None: anywhere). Never blocks on a FIFO."""
-    path = Path(path)
+def read(path: str | Path, homes: Path | Sequence[Path] = (), limit: int = MAX_BYTES) -> bytes:
+    """The bytes of a regular file that lies, links followed, in one of `homes` (none: anywhere). No FIFO blocks it."""
+    path, homes = Path(path), (homes.resolve(),) if isinstance(homes, Path) else homes
     try:
-        if root is not None and not path.resolve(strict=True).is_relative_to(Path(root).resolve()):
+        if homes and not any(path.resolve(strict=True).is_relative_to(home) for home in homes):
             raise ImageError(
-                f"{path} is a link out of {root}; copy the picture into the folder.", "link out of the folder"
+                f"{path} is a link out of {homes[0]}; copy the picture into the folder.", "link out of the folder"
             )
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     except (OSError, ValueError, RuntimeError) as error:
@@ -158,8 +161,11 @@ def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
         raise ImageError(f"{name} is empty (0 bytes).", "empty")
     if data.startswith(_PNG):
         _check_png(data, name)
+    formats = FORMATS
+    if data[4:12].decode("latin-1") in HEIF:
+        formats = (*FORMATS, _heif(name))
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=formats)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name} is too large: {error}", "too large") from error
     except Image.UnidentifiedImageError as error:
@@ -172,6 +178,27 @@ def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
     if width * height > max_pixels:
         raise ImageError(f"{name} has {width}×{height} pixels; at most {max_pixels:,} are decoded.", "too large")
     return image
+
+
+def _heif(name: str) -> str:
+    """Pillow's name of the format, once the extra is there that reads it."""
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise ImageError(f"{name} is HEIC, which the extra `heif` reads: {WANTED}.", f"HEIC: {WANTED}") from error
+    pillow_heif.register_heif_opener()
+    return "HEIF"
+
+
+def animated(data: bytes) -> bool:
+    """Whether a file holds more than the one frame that is shown."""
+    if not (data.startswith((b"GIF8", b"RIFF")) or (data.startswith(_PNG) and b"acTL" in data[:4096])):
+        return False
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return bool(getattr(image, "is_animated", False))
+    except Exception:  # as above
+        return False
 
 
 def _check_png(data: bytes, name: str) -> None:

@@ -3,42 +3,38 @@
     labels     metadata, else a.cls or a.json beside a.jpg, else the first folder on the way to a picture, if there are
                two or more such folders and every picture lies in one
     captions   metadata, else a.txt or a.caption beside a.jpg (one caption), else "text" or "caption" of a.json
-    parts      folders train, test, val (valid, validation) on top, if every picture lies in one; `split` chooses
+    parts      folders train, test, val on top (parts.py); `split` chooses
     order      by path; labels by name, numbers by value
 
-A folder that all pictures share is looked through. A file counts as a picture by its suffix, or by its first bytes
-when it has none that we know. Files that plainly are no pictures (README.md) are listed as skipped, but only failed
-pictures, broken metadata rows, links out, FIFOs and pictures in formats that are not opened (HEIC, SVG …) count as
-bad; more than `allow_bad` of them is an error.
+Metadata that says captions only leaves the folders their classes. A folder that all pictures share is looked through. A
+file counts as a picture by its suffix, or by its first bytes when it has none that we know. What is no picture
+(kinds.py) is listed as skipped, but only failed pictures, broken metadata rows, links out, FIFOs and pictures in
+formats that are not opened count as bad; more than `allow_bad` of them is an error. What looks like metadata and is not
+used is named in a warning.
 """
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sfumato.core.errors import DataError, ImageError, UnknownName
-from sfumato.core.registry import nearest
-from sfumato.data import captions, tables
+from sfumato.core.errors import DataError, ImageError
+from sfumato.data import captions, kinds, tables
 from sfumato.data.assemble import Candidate, Look, assemble
-from sfumato.data.decode import MAX_BYTES
-from sfumato.data.listing import Entry, walk
+from sfumato.data.listing import Entry, is_run, walk
+from sfumato.data.parts import Key, Parts
 from sfumato.data.source import Source
 
-PICTURES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"}
-SIDECARS = (".txt", ".caption", ".cls", ".json")
-PLAIN = {
-    *SIDECARS, ".md", ".rst", ".csv", ".tsv", ".jsonl", ".parquet", ".pdf", ".html", ".htm", ".xml", ".yaml", ".yml",
-    ".toml", ".ini", ".cfg", ".log", ".py", ".sh", ".npy", ".npz", ".safetensors", ".zip", ".tar", ".gz", ".mp4",
-}  # fmt: skip
-PARTS = {"train": "train", "test": "test", "val": "valid", "valid": "valid", "validation": "valid"}
-_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
+LARGEST_TABLE = 256 * 2**20
+NAMED = 3  # files that a warning names
 
 
 def open_folder(path: Path, look: Look, split: str) -> Source:
+    if is_run(path):
+        raise DataError(f"{path} is a run of sfumato, and no set of pictures. Name the folder that it was trained on.")
     return open_entries(str(path), list(walk(path)), look, split)
 
 
@@ -47,131 +43,232 @@ class Found:
     """What the entries of a set are."""
 
     pictures: list[Entry] = field(default_factory=list)
-    sidecars: dict[tuple[str, str], dict[str, Entry]] = field(default_factory=lambda: defaultdict(dict))
+    sidecars: dict[Key, dict[str, Entry]] = field(default_factory=lambda: defaultdict(dict))
     tables: list[Entry] = field(default_factory=list)
     bad: list[tuple[str, str]] = field(default_factory=list)
     other: list[tuple[str, str]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    used: set[str] = field(default_factory=set)  # of what looks like metadata, as it is shown
+    unused: dict[str, str] = field(default_factory=dict)  # and why the others are not
+    counts: Counter[str] = field(default_factory=Counter)  # what was met and left aside, one picture at a time
+
+    def warn_of_the_unused(self) -> None:
+        """One warning a reason."""
+        reasons: dict[str, list[str]] = defaultdict(list)
+        for file, reason in self.unused.items():
+            if file not in self.used:
+                reasons[reason].append(file)
+        for reason, files in reasons.items():
+            more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
+            self.warnings.append(f"Not used, since {reason}: {', '.join(sorted(files)[:NAMED])}{more}.")
+        if n := self.counts["boxes"]:
+            self.warnings.append(f"{n} .txt files hold boxes (a class and numbers a line), and are no captions.")
+        if n := self.counts["several labels"]:
+            self.warnings.append(f"{n} pictures have several labels each, which no class could be; they count as none.")
 
 
-def open_entries(name: str, entries: list[Entry], look: Look, split: str) -> Source:
+def open_entries(name: str, entries: list[Entry], look: Look, split: str, warnings: Iterable[str] = ()) -> Source:
     found = sort_out(entries)
-    warnings: list[str] = []
-    classes = choose_part(found, split, name)
-    if found.tables:
-        candidates = _by_tables(found, warnings)
+    found.warnings += warnings
+    parts = _choose_part(found, split, name)
+    classes = {key: folder for key, path in parts.paths.items() for folder, slash, _ in [path.partition("/")] if slash}
+    rows = _table_rows(found)
+    if rows is not None:
+        candidates = _by_tables(found, rows, classes)
     else:
         candidates = [_by_sidecar(entry, found, classes) for entry in found.pictures]
         used = {(entry.shard, entry.stem) for entry in found.pictures}
         if lonely := sum(key not in used and ".txt" in files for key, files in found.sidecars.items()):
-            warnings.append(f"{lonely} .txt files have no picture of their name.")
-    return assemble(name, candidates, found.bad, found.other, look, warnings, settings=["split", split])
+            found.warnings.append(f"{lonely} .txt files have no picture of their name.")
+    found.warn_of_the_unused()
+    source = assemble(name, candidates, found.bad, found.other, look, found.warnings, settings=["split", split])
+    source.report["parts"] = {part: n for part, n in sorted(parts.held.items())}
+    return source
 
 
 def sort_out(entries: Iterable[Entry]) -> Found:
-    found = Found()
+    found, rest = Found(), []
+    known = kinds.PLAIN | kinds.FILMS | kinds.EDITS | kinds.RAW
     for entry in entries:
-        if entry.problem:
-            found.bad.append((entry.shown, entry.problem))
-        elif entry.path.rpartition("/")[2].lower() in tables.NAMES:
-            found.tables.append(entry)
-        elif entry.suffix in PICTURES or (entry.suffix not in PLAIN and _looks_like_a_picture(entry)):
+        if entry.aside:
+            found.other.append((entry.shown, entry.aside))
+        elif entry.problem or entry.suffix in known:
+            rest.append(entry)
+        elif entry.suffix in kinds.PICTURES | kinds.HEIC or kinds.looks_like_a_picture(entry):
             found.pictures.append(entry)
-        elif entry.suffix in SIDECARS:
-            found.sidecars[entry.shard, entry.stem][entry.suffix] = entry
-        elif entry.suffix in PLAIN or not entry.suffix:
-            found.other.append((entry.shown, "not a picture"))
         else:
-            found.bad.append((entry.shown, "not an image format that is opened"))
+            rest.append(entry)
+    stems = {(e.shard, e.stem.casefold()) for e in found.pictures}
+    paths = {(e.shard, e.path.casefold()) for e in found.pictures}
+    for entry in rest:
+        _no_picture(found, entry, stems, paths)
+    maps = kinds.maps_among(found.pictures)
+    found.pictures = [entry for entry in found.pictures if entry not in maps]
+    found.other += [(entry.shown, "belongs to another picture") for entry in sorted(maps, key=lambda e: e.path)]
+    if maps:
+        first = min(entry.shown for entry in maps)
+        found.warnings.append(f"{len(maps)} pictures belong to others ({first}, …: maps or masks) and are left aside.")
     return found
 
 
-def _looks_like_a_picture(entry: Entry) -> bool:
-    try:
-        return entry.read(MAX_BYTES).startswith(_MAGIC)
-    except ImageError:
-        return False
+def _no_picture(found: Found, entry: Entry, stems: set[Key], paths: set[Key]) -> None:
+    name, said = entry.path.rpartition("/")[2].lower(), kinds.companion(entry, stems, paths)
+    if entry.problem:
+        why = said if said and entry.problem == "too large" else None
+        (found.other if why else found.bad).append((entry.shown, why or entry.problem))
+    elif said:
+        found.other.append((entry.shown, said))
+    elif name in tables.NAMES:
+        found.tables.append(entry)
+    elif entry.suffix in kinds.SIDECARS and (entry.suffix != ".json" or (entry.shard, entry.stem.casefold()) in stems):
+        found.sidecars[entry.shard, entry.stem][entry.suffix] = entry
+    elif entry.suffix in tables.KINDS:
+        found.tables.append(entry)
+    elif entry.suffix in kinds.PLAIN or not entry.suffix:
+        found.other.append((entry.shown, "not a picture"))
+        if entry.suffix in kinds.METADATA:
+            found.unused[entry.shown] = f"{entry.suffix} files are not read"
+    else:
+        found.bad.append((entry.shown, kinds.refusal(entry)))
 
 
-def choose_part(found: Found, split: str, name: str) -> dict[tuple[str, str], str]:
-    """Keeps the pictures and tables of one part, and returns the path of each without the folders that all share."""
-    paths = {(e.shard, e.path): e.path for e in found.pictures}
-    paths = _look_through(paths, keep=set(PARTS))
-    tops = {path.partition("/")[0] for path in paths.values() if "/" in path}
-    if paths and tops <= set(PARTS) and all("/" in path for path in paths.values()):
-        parts = {PARTS[top] for top in tops}
-        if split != "all" and split not in parts:
-            raise UnknownName(f"{name} has no part called {split!r}. {nearest(split, parts)}")
-        paths = {k: p.partition("/")[2] for k, p in paths.items() if split in ("all", PARTS[p.partition("/")[0]])}
-        gone = {(e.shard, e.path) for e in found.pictures} - set(paths)
-        found.pictures = [e for e in found.pictures if (e.shard, e.path) in paths]
-        left_out = {path.rpartition("/")[0] for _, path in gone} - {path.rpartition("/")[0] for _, path in paths}
-        found.tables = [e for e in found.tables if e.folder not in left_out]
-    elif split not in ("train", "all"):
-        raise UnknownName(f"{name} has no part called {split!r}: put the pictures into folders train/ and {split}/.")
-    return _look_through(paths)
+def _choose_part(found: Found, split: str, name: str) -> Parts:
+    """Keeps the pictures and tables of one part."""
+    parts = Parts([(e.shard, e.path) for e in found.pictures], split, name)
+    gone = {(e.shard, e.path) for e in found.pictures} - set(parts.paths)
+    found.other += [(e.shown, "beside the parts") for e in found.pictures if (e.shard, e.path) in parts.aside]
+    found.pictures = [e for e in found.pictures if (e.shard, e.path) in parts.paths]
+    left_out = {path.rpartition("/")[0] for _, path in gone - parts.aside}
+    left_out -= {path.rpartition("/")[0] for _, path in parts.paths}
+    found.tables = [e for e in found.tables if e.folder not in left_out]
+    found.warnings += parts.warnings
+    return parts
 
 
-def _look_through(paths: dict[tuple[str, str], str], keep: Iterable[str] = ()) -> dict[tuple[str, str], str]:
-    while True:
-        tops = {path.partition("/")[0] if "/" in path else None for path in paths.values()}
-        if len(tops) != 1 or None in tops or tops <= set(keep):
-            return paths
-        paths = {key: path.partition("/")[2] for key, path in paths.items()}
+# ---- what is said of the pictures ----
 
 
-def _class_of(entry: Entry, classes: dict[tuple[str, str], str]) -> str | None:
-    folder, slash, _ = classes[entry.shard, entry.path].partition("/")
-    return folder if slash else None
-
-
-def _by_sidecar(entry: Entry, found: Found, classes: dict[tuple[str, str], str]) -> Candidate:
+def _by_sidecar(entry: Entry, found: Found, classes: dict[Key, str]) -> Candidate:
     files = found.sidecars.get((entry.shard, entry.stem), {})
     where = entry.shown
     try:
-        label, texts = _class_of(entry, classes), tuple[str, ...]()
+        label, texts = classes.get((entry.shard, entry.path)), tuple[str, ...]()
         if ".json" in files:
-            fields = json.loads(captions.text_of(files[".json"].read(captions.LARGEST_FILE), files[".json"].shown))
+            try:
+                fields = json.loads(captions.text_of(files[".json"].read(captions.LARGEST_FILE), files[".json"].shown))
+            except (ValueError, RecursionError) as error:
+                if isinstance(error, DataError):
+                    raise
+                return Candidate(where, entry.read, problem="json beside it is damaged")
             if isinstance(fields, dict):
-                label, texts = (
-                    tables.label_of(tables.first(fields, tables.LABEL)) or label,
-                    tables.texts_of(tables.first(fields, tables.TEXT)),
-                )
+                said = tables.first(fields, tables.LABEL)
+                found.counts["several labels"] += tables.several(said)
+                label, texts = tables.label_of(said) or label, tables.texts_of(tables.first(fields, tables.TEXT))
         if ".cls" in files:
-            label = captions.text_of(files[".cls"].read(captions.LARGEST_FILE), files[".cls"].shown).strip() or label
+            text = captions.text_of(files[".cls"].read(captions.LARGEST_FILE), files[".cls"].shown)
+            label = tables.label_of(text) or label
         for suffix in (".caption", ".txt"):
             if suffix in files:
-                texts = (captions.text_of(files[suffix].read(captions.LARGEST_FILE), files[suffix].shown),)
+                text = captions.text_of(files[suffix].read(captions.LARGEST_FILE), files[suffix].shown)
+                if suffix == ".txt" and kinds.are_boxes(text):
+                    found.counts["boxes"] += 1
+                else:
+                    texts = (text,)
         return Candidate(where, entry.read, label, texts)
     except ImageError as error:
         return Candidate(where, entry.read, problem=f"caption: {error.reason}")
     except DataError:
         return Candidate(where, entry.read, problem="caption is not UTF-8 text")
-    except (ValueError, RecursionError):
-        return Candidate(where, entry.read, problem="json beside it is damaged")
+    except ValueError as error:
+        return Candidate(where, entry.read, problem=str(error))
 
 
-def _by_tables(found: Found, warnings: list[str]) -> list[Candidate]:
-    pictures = {(entry.shard, entry.path): entry for entry in found.pictures}
+@dataclass
+class Rows:
+    """What tables say, by picture."""
+
+    texts: dict[Key, list[str]] = field(default_factory=lambda: defaultdict(list))
+    labels: dict[Key, set[str]] = field(default_factory=lambda: defaultdict(set))
+    storage: bool = False  # whether folders are storage and no classes, as StyleGAN's dataset.json has it
+
+
+def _table_rows(found: Found) -> Rows | None:
+    """The rows of all tables that name pictures of the set; None where there are none. A table that is called metadata
+    must be one; another is read as one if it names a picture, and else is left aside and said."""
+    key_of = _Lookup(found.pictures)
+    made, any_used = Rows(), False
     refused = {file for file, _ in (*found.bad, *found.other)}
-    texts: dict[tuple[str, str], list[str]] = defaultdict(list)
-    labels: dict[tuple[str, str], set[str]] = defaultdict(set)
     for table in found.tables:
-        for row in tables.rows(table.read(MAX_BYTES), table.shown, table.folder):
-            key = (table.shard, row.file)
+        name = table.path.rpartition("/")[2].lower()
+        strict, bad = name in tables.NAMES, []
+        try:
+            rows = list(tables.rows(table.read(LARGEST_TABLE), table.shown, table.folder))
+        except ImageError as error:
+            raise DataError(f"{table.shown} cannot be read: {error}") from error
+        except DataError as error:
+            if strict:
+                raise
+            found.other.append((table.shown, "not a picture"))
+            found.unused[table.shown] = "no column of theirs names pictures" if "column" in str(error) else str(error)
+            continue
+        named = 0
+        for row in rows:
+            key = None if row.problem else key_of(table.shard, row.file)
             if row.problem:
-                found.bad.append((row.where, row.problem))
-            elif key in pictures:
-                texts[key] += row.texts
-                labels[key] |= {row.label} - {None}  # type: ignore[arg-type]
+                bad.append((row.where, row.problem))
+            elif key is not None:
+                named += 1
+                made.texts[key] += row.texts
+                made.labels[key] |= {row.label} - {None}  # type: ignore[arg-type]
+                found.counts["several labels"] += row.several
             elif row.file not in refused:
-                found.bad.append((row.where, "no such picture"))
-    named = [key for key in pictures if key in labels]
+                bad.append((row.where, "no such picture"))
+        if name == tables.STYLEGAN and (named or not rows):
+            made.storage = True
+        if strict or named:
+            any_used |= bool(named) or (strict and name != tables.STYLEGAN)
+            found.bad += bad
+            found.used.add(table.shown)
+            if not strict:
+                found.warnings.append(f"{table.shown} is read as metadata: it names {named} pictures of the set.")
+        else:
+            found.other.append((table.shown, "not a picture"))
+            found.unused[table.shown] = "they name no picture of the set"
+    if made.storage and not any_used:
+        made.texts.clear()
+    return made if any_used or made.storage else None
+
+
+class _Lookup:
+    """A picture by the path that a table gives: as it is, else in another case where that is one picture only."""
+
+    def __init__(self, pictures: list[Entry]):
+        self.exact = {(entry.shard, entry.path) for entry in pictures}
+        folded: dict[Key, set[Key]] = defaultdict(set)
+        for shard, path in self.exact:
+            folded[shard, path.casefold()].add((shard, path))
+        self.folded = {key: next(iter(same)) for key, same in folded.items() if len(same) == 1}
+
+    def __call__(self, shard: str, path: str) -> Key | None:
+        return (shard, path) if (shard, path) in self.exact else self.folded.get((shard, path.casefold()))
+
+
+def _by_tables(found: Found, rows: Rows, classes: dict[Key, str]) -> list[Candidate]:
+    pictures = {(entry.shard, entry.path): entry for entry in found.pictures}
+    named = [key for key in pictures if key in rows.labels] if not rows.storage else list(pictures)
     if unnamed := len(pictures) - len(named):
-        warnings.append(f"{unnamed} pictures are named in no metadata file and left out.")
+        found.warnings.append(f"{unnamed} pictures are named in no metadata file and left out.")
+    told = any(rows.labels[key] for key in named)
+    beside = Counter(suffix for files in found.sidecars.values() for suffix in files)
+    if beside:
+        words = " and ".join(f"{n} {suffix}" for suffix, n in sorted(beside.items()))
+        found.warnings.append(f"{words} files beside pictures are not read, since metadata tells of the pictures.")
+    if not told and rows.storage:
+        found.warnings.append("dataset.json gives no labels, and folders beside it are storage: there are no classes.")
     made = []
     for key in named:
-        two = "two labels" if len(labels[key]) > 1 else None
-        made.append(
-            Candidate(pictures[key].shown, pictures[key].read, next(iter(labels[key]), None), tuple(texts[key]), two)
-        )
+        labels = rows.labels[key]
+        label = next(iter(labels), None) if told else None if rows.storage else classes.get(key)
+        two = "two labels" if len(labels) > 1 else None
+        made.append(Candidate(pictures[key].shown, pictures[key].read, label, tuple(rows.texts[key]), two))
     return made

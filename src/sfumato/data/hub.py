@@ -1,4 +1,5 @@
-"""Sets of the `datasets` library: a directory made by save_to_disk, and hub:owner/name. Both need the extra `data`.
+"""Sets of the `datasets` library: a directory made by save_to_disk, Parquet files of pictures, and hub:owner/name. All
+need the extra `data`.
 
 The picture column is the one of type Image (else image, img, jpg, png); the label that of type ClassLabel (else
 label, class, cls); captions come from text, caption, captions or prompt. Pictures are asked for undecoded, so that
@@ -14,7 +15,7 @@ from sfumato.core.errors import DataError, ImageError, SfumatoError, UnknownName
 from sfumato.core.registry import nearest
 from sfumato.data.assemble import Candidate, Look, assemble
 from sfumato.data.decode import read
-from sfumato.data.source import Source
+from sfumato.data.source import BUDGET, Source
 from sfumato.data.tables import LABEL, MISSING_EXTRA, TEXT, label_of, texts_of
 
 PICTURE = ("image", "img", "jpg", "png", "picture")
@@ -43,6 +44,28 @@ def open_saved(path: Path, look: Look, split: str) -> Source:
     return _open(str(path), datasets, loaded, look, split)
 
 
+def is_parquet(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(4) == b"PAR1"
+    except OSError:
+        return False
+
+
+def open_parquet(name: str, paths: list[Path], look: Look, split: str) -> Source:
+    """Parquet files as the hub has them: a column of pictures, {"bytes", "path"}, and what is said of them."""
+    datasets = _library(f"{name}, a Parquet file of pictures,")
+    if (total := sum(path.stat().st_size for path in paths)) > BUDGET:
+        raise DataError(f"{name} has {total:,} bytes, and at most {BUDGET:,} are read at once. Name some of its files.")
+    try:
+        import pyarrow.parquet as pq
+
+        loaded = datasets.concatenate_datasets([datasets.Dataset(pq.read_table(path)) for path in paths])
+    except Exception as error:  # whatever damage makes two libraries raise
+        raise DataError(f"{name} is no readable Parquet file: {error}.") from error
+    return _open(name, datasets, loaded, look, split)
+
+
 def open_hub(query: str, look: Look, split: str) -> Source:
     """owner/name, owner/name:config, owner/name@revision. Uses the network, as the library does."""
     name, _, config = query.partition(":")
@@ -61,6 +84,9 @@ def _open(name: str, datasets: Any, loaded: Any, look: Look, split: str) -> Sour
     table = _part(name, datasets, loaded, split)
     columns = dict(table.features)
     image = _column(columns, datasets.Image, PICTURE)
+    if image is not None and not isinstance(columns[image], datasets.Image) and _is_struct(columns[image]):
+        table = table.cast_column(image, datasets.Image(decode=False))
+        columns = dict(table.features)
     if image is None or not isinstance(columns[image], datasets.Image):
         raise DataError(f"{name} has no column of pictures among {', '.join(columns)}.")
     label = _column(columns, datasets.ClassLabel, LABEL)
@@ -102,6 +128,12 @@ def _part(name: str, datasets: Any, loaded: Any, split: str) -> Any:
 def _column(columns: dict[str, Any], kind: type, names: tuple[str, ...]) -> str | None:
     typed = [key for key, feature in columns.items() if isinstance(feature, kind)]
     return next(iter([*typed, *(key for key in names if key in columns)]), None)
+
+
+def _is_struct(feature: Any) -> bool:
+    """{"bytes", "path"}: a picture that nobody has called one."""
+    fields = getattr(feature, "keys", None)
+    return fields is not None and {"bytes"} <= set(fields()) <= {"bytes", "path"}
 
 
 def _reader(pictures: Any, column: str, i: int):

@@ -3,14 +3,18 @@
 emoji  scenes  digits     embedded sets, with a query after a colon: emoji:food+3d, scenes:objects=1-3+zh
 hub:owner/name            a data set of the Hugging Face hub (hub:owner/name:config, hub:owner/name@revision)
 a path                    a folder of pictures, an MNIST-like folder, the full emoji folder, a `datasets` directory,
-                          a zip or tar archive, or a pattern of webdataset tars (shard-{000..009}.tar, shards/*.tar)
+                          a zip or tar archive, a pattern of webdataset tars (shard-{000..009}.tar, shards/*.tar), or
+                          Parquet files as the hub has them
+
+A path that is written as one (./digits, digits/, /data/digits, a Path) is one, whatever embedded set is called so. A
+bare name of an embedded set is that set, and where a folder here has the same name too, a warning says so.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from sfumato.core.errors import UnknownName, UsageError
+from sfumato.core.errors import DataError, UnknownName, UsageError
 from sfumato.core.registry import nearest
 from sfumato.data import archives, digits, emoji, folder, hub
 from sfumato.data.assemble import Look
@@ -55,17 +59,35 @@ def open_data(
     text = str(data)
     name, _, query = text.partition(":")
     if isinstance(data, str) and name in _SETS:
-        if name == "emoji":
-            return emoji.open_emoji(emoji.embedded_table(), query, side, channels, background, split, language)
-        if name == "scenes":
-            return open_scenes(query, side, channels, split, language)
-        if query:
-            raise UsageError(f"digits has no parts; write digits, not {text!r}.")
-        return digits.open_digits(side, channels, split)
+        source = _embedded(text, name, query, side, channels, background, split, language)
+        if Path(name).is_dir():
+            source.report["warnings"].append(
+                f"This is the embedded set {name}; a folder of that name is here too. Write ./{name} for the folder."
+            )
+        return source
     look = Look(side, channels, background, allow_bad)
     if isinstance(data, str) and name == "hub":
         return hub.open_hub(query, look, split)
     return _open_path(text, look, split, language)
+
+
+def _embedded(
+    text: str,
+    name: str,
+    query: str,
+    side: int | None,
+    channels: int,
+    background: str | tuple[int, ...],
+    split: str,
+    language: str,
+) -> Source:
+    if name == "emoji":
+        return emoji.open_emoji(emoji.embedded_table(), query, side, channels, background, split, language)
+    if name == "scenes":
+        return open_scenes(query, side, channels, split, language)
+    if query:
+        raise UsageError(f"digits has no parts; write digits, not {text!r}.")
+    return digits.open_digits(side, channels, split)
 
 
 def _open_path(text: str, look: Look, split: str, language: str) -> Source:
@@ -84,6 +106,10 @@ def _open_path(text: str, look: Look, split: str, language: str) -> Source:
         table = emoji.emoji_folder(Path(before).expanduser().resolve())
         return emoji.open_emoji(table, query, look.side, look.channels, look.background, split, language)
     shards = archives.expand(text)
+    if not shards and path.exists():
+        raise DataError(f"{path} is neither a folder nor a regular file, so it is not read.")
+    if shards and all(hub.is_parquet(shard) for shard in shards):
+        return hub.open_parquet(text, shards, look, split)
     if shards:
         return archives.open_archives(text, shards, look, split)
     raise UnknownName(_not_found(text, path))

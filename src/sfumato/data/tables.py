@@ -1,10 +1,17 @@
-"""metadata.jsonl, .csv and .parquet: rows with file_name, and text or label; broken ones are named and left out.
+"""Tables of what is said of pictures: metadata.jsonl, .csv, .tsv, .json, .parquet, and StyleGAN's dataset.json.
 
-    file_name    a path from the folder of the metadata file; one that leaves it is refused
-    text         a caption or a list of captions; also called caption, captions or prompt
-    label        a word or a whole number; also called class or cls
+    file       a path from the folder of the table; one that leaves it is refused. The column is called file_name, or
+               one of FILE; backslashes are read as slashes, as Windows writes them
+    text       a caption or a list of captions; also called caption, captions or prompt. Numbers are captions too
+    label      a word or a whole number; also called class or cls. Of a list of one, that one; a list of several labels
+               is none that a class could be, and is left aside
 
-Several rows for one file give it several captions; two labels for one file are refused.
+    .csv       the delimiter (comma, semicolon, tab, bar) is that by which the header has a column of files
+    .json      a list of rows; {file: row}; or {"labels": [[file, label], …]}, whose label may be a number or a one-hot
+               row, or {"labels": null}, which says that folders are storage and no classes
+
+Several rows for one file give it several captions; two labels for one file are refused. A broken row is named and left
+out. A table of another name is read as metadata if a column of it names pictures of the set.
 """
 
 from __future__ import annotations
@@ -13,6 +20,7 @@ import csv
 import io
 import json
 import posixpath
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +28,10 @@ from typing import Any
 from sfumato.core.errors import DataError
 from sfumato.data.captions import text_of
 
-NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+STYLEGAN = "dataset.json"
+NAMES = (*(f"metadata.{kind}" for kind in ("jsonl", "csv", "tsv", "json", "parquet")), STYLEGAN)
+KINDS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+FILE = ("file_name", "filename", "file", "image", "image_path", "image_name", "img", "path", "filepath", "file_path")
 TEXT, LABEL = ("text", "caption", "captions", "prompt"), ("label", "class", "cls")
 MISSING_EXTRA = "{what} needs the extra `data`: pip install 'sfumato[data]'."
 
@@ -34,35 +45,52 @@ class Row:
     texts: tuple[str, ...] = ()
     label: str | None = None
     problem: str | None = None
+    several: bool = False  # labels, so that there is none
 
 
 def rows(data: bytes, name: str, folder: str) -> Iterator[Row]:
     """The rows of a metadata file whose folder is `folder`; DataError if it cannot be read at all."""
     kind = name.rpartition(".")[2].lower()
-    lines = {"jsonl": _json_lines, "csv": _csv_lines, "parquet": _parquet_lines}[kind](data, name)
+    readers = {
+        "jsonl": _json_lines,
+        "csv": _csv_lines,
+        "tsv": _csv_lines,
+        "json": _json_rows,
+        "parquet": _parquet_lines,
+    }
+    lines = readers[kind](data, name)
     for number, fields in lines:
         where = f"{name}:{number}"
         yield Row(where, problem=fields) if isinstance(fields, str) else _row(fields, where, folder)
 
 
 def texts_of(value: Any) -> tuple[str, ...]:
-    """Captions from a field: a string, a list of strings, or nothing."""
+    """Captions from a field: a string, a number, a list of them, or nothing."""
     if isinstance(value, str):
         return (value,) if value.strip() else ()
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return (str(value),)
     if isinstance(value, list | tuple):
         return tuple(text for part in value for text in texts_of(part))
     return ()
 
 
 def label_of(value: Any) -> str | None:
-    """A label from a field; None when there is none. ValueError for what is neither a word nor a whole number."""
+    """A label from a field; None when there is none, or several. ValueError for what is neither a word nor a whole
+    number."""
+    if isinstance(value, list | tuple):
+        return label_of(value[0]) if len(value) == 1 else None
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     if isinstance(value, str):
-        return value.strip()
+        return unicodedata.normalize("NFC", value.strip())
     if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
         return str(int(value))
     raise ValueError("label is neither a word nor a whole number")
+
+
+def several(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) > 1
 
 
 def first(fields: dict, keys: Iterable[str]) -> Any:
@@ -71,7 +99,8 @@ def first(fields: dict, keys: Iterable[str]) -> Any:
 
 def inside(folder: str, file: str) -> str | None:
     """folder/file in plain form, or None when it leaves the folder or is no relative path."""
-    if not file or file.startswith(("/", "\\")) or "\\" in file or "\0" in file or file[1:2] == ":":
+    file = unicodedata.normalize("NFC", file.replace("\\", "/"))
+    if not file or file.startswith("/") or "\0" in file or file[1:2] == ":":
         return None
     if ".." in file.split("/"):
         return None
@@ -80,14 +109,15 @@ def inside(folder: str, file: str) -> str | None:
 
 
 def _row(fields: dict, where: str, folder: str) -> Row:
-    file = fields.get("file_name")
+    file = first(fields, FILE)
     if not isinstance(file, str):
         return Row(where, problem="no file_name")
     path = inside(folder, file)
     if path is None:
         return Row(where, problem="path leaves the folder")
+    label = first(fields, LABEL)
     try:
-        return Row(where, path, texts_of(first(fields, TEXT)), label_of(first(fields, LABEL)))
+        return Row(where, path, texts_of(first(fields, TEXT)), label_of(label), several=several(label))
     except ValueError as error:
         return Row(where, problem=str(error))
 
@@ -102,10 +132,47 @@ def _json_lines(data: bytes, name: str) -> Iterator[tuple[int, dict | str]]:
                 yield number, "line is not JSON"
 
 
-def _csv_lines(data: bytes, name: str) -> Iterator[tuple[int, dict | str]]:
-    reader = csv.DictReader(io.StringIO(text_of(data, name), newline=""))
+def _json_rows(data: bytes, name: str) -> Iterator[tuple[int, dict | str]]:
     try:
-        if "file_name" not in (reader.fieldnames or ()):
+        value = json.loads(text_of(data, name))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name} is not JSON: {str(error)[:200]}.") from error
+    if isinstance(value, dict) and "labels" in value and (value["labels"] is None or _pairs(value["labels"])):
+        value = [{"file_name": file, "label": _hot(label)} for file, label in value["labels"] or ()]
+    elif isinstance(value, dict):
+        value = [{"file_name": file, **_said(row)} for file, row in value.items()]
+    if not isinstance(value, list):
+        raise DataError(f"{name} holds no list of rows.")
+    for number, fields in enumerate(value, 1):
+        yield number, fields if isinstance(fields, dict) else "row is no JSON object"
+
+
+def _said(row: Any) -> dict[str, Any]:
+    """What a file is mapped to: a row, a caption, or the number of a class."""
+    if isinstance(row, dict):
+        return row
+    return {"label" if isinstance(row, int) else "text": row}
+
+
+def _pairs(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value)
+
+
+def _hot(label: Any) -> Any:
+    """A one-hot row as the number of its one; any other label as it stands."""
+    if several(label) and sorted(label, key=bool)[-1:] == [1] and sum(map(bool, label)) == 1:
+        return label.index(1)
+    return label
+
+
+def _csv_lines(data: bytes, name: str) -> Iterator[tuple[int, dict | str]]:
+    text = text_of(data, name)
+    header = text.partition("\n")[0]
+    columns = {mark: [cell.strip().strip('"') for cell in header.split(mark)] for mark in ",;\t|"}
+    mark = next((mark for mark, cells in columns.items() if set(cells) & set(FILE)), ",")
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=mark)
+    try:
+        if not set(reader.fieldnames or ()) & set(FILE):
             raise DataError(
                 f"{name} has no column file_name, but {', '.join(map(str, reader.fieldnames or ['none']))}."
             )
@@ -124,7 +191,7 @@ def _parquet_lines(data: bytes, name: str) -> Iterator[tuple[int, dict | str]]:
         raise DataError(MISSING_EXTRA.format(what=name)) from error
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
-        columns = [c for c in ("file_name", *TEXT, *LABEL) if c in file.schema_arrow.names]
+        columns = [c for c in (*FILE, *TEXT, *LABEL) if c in file.schema_arrow.names]
         table = file.read(columns=columns).to_pylist()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{name} is no Parquet file: {error}.") from error

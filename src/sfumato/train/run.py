@@ -38,6 +38,7 @@ from sfumato.checkpoint import (
 )
 from sfumato.checkpoint import steps as saved_steps
 from sfumato.checkpoint.disk import check_schema
+from sfumato.checkpoint.hub import missing
 from sfumato.core.errors import DataError, UsageError, WeightsError
 from sfumato.core.noise import derive
 from sfumato.core.registry import nearest
@@ -141,6 +142,8 @@ def train(
 def resume(out: str | Path, *, quiet: bool = False) -> Run:
     """Goes on exactly where a run stopped; a finished run is returned as it is."""
     run = Path(out)
+    if not run.exists():
+        raise missing(str(out))
     if not (run / "train.json").exists():
         raise UsageError(f"{run} holds no run: there is no train.json in it.")
     record = read_json(run / "train.json")
