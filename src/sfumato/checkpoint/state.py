@@ -7,7 +7,7 @@ the newest costs some steps and never the run.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,13 +89,16 @@ def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return read_tensors(folder / "state.safetensors", finite=False), record
 
 
-def latest(run: Path) -> Path | None:
-    """The newest checkpoint that verifies; a damaged one is skipped over, with a warning. None: there is none."""
+def latest(run: Path, fits: Callable[[Mapping[str, Any]], bool] = lambda record: True) -> Path | None:
+    """The newest checkpoint that verifies, and whose record `fits`; a damaged one is skipped over, with a warning.
+    None: there is none."""
     for step in steps(run):
         folder = run / "checkpoints" / str(step)
         reason = fault(folder)
         if not reason:
-            return folder
+            if fits(disk.read_json(folder / "state.json")):
+                return folder
+            continue
         log.warning("The checkpoint of step %d is skipped, and the one before is taken: %s", step, reason)
     return None
 

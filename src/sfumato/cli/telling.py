@@ -192,10 +192,11 @@ def _score_options(parser: Parser, words: Words) -> None:
 
 
 def score(args: Namespace) -> None:
-    from sfumato.checkpoint import write_json
+    from sfumato.checkpoint import read_json, write_json
     from sfumato.cli.runs import image_space
     from sfumato.data import open_data
     from sfumato.metrics import METRICS, evaluate
+    from sfumato.metrics.record import merged
 
     names = [name for word in args.metrics or () for name in word.split(",") if name]
     for name in names:
@@ -224,8 +225,11 @@ def score(args: Namespace) -> None:
         )
     own = Path(args.run) / "scores.json"
     place = Path(args.out) if args.out else own if own.parent.is_dir() else None
+    for name, reason in found["protocol"].get("left_out", {}).items():
+        note(f"warning: no score {name}: {reason}")
     if place is not None:
-        write_json(place, found)
+        before = read_json(place) if place.is_file() else {}
+        write_json(place, merged(before, found, split=args.split))
     if args.json:
         say_json(found)
         return

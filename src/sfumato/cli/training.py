@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from jsonargparse import Namespace
 from sfumato.cli.console import note, progress, say_json
 from sfumato.cli.parser import Parser, Verb, Words
 from sfumato.cli.runs import best_device
+from sfumato.cli.sets import add_reading
 from sfumato.core.errors import SfumatoError, UsageError
 
 OWN = ("size", "side")  # dials that `train` takes by itself, so that every recipe has them at one place
@@ -37,6 +39,29 @@ def _train_options(parser: Parser, words: Words) -> None:
         help="takes a stage over",
     )
     parser.add_argument("--precision", type=Literal["fp32", "bf16"], default="fp32", help="of the arithmetic")
+    parser.add_argument("--device", type=str | None, default=None, help="cpu, cuda or mps; the best if not given")
+    parser.add_argument(
+        "--accumulate", type=int | None, default=None, help="parts that a batch is computed in, where memory is short"
+    )
+    parser.add_argument(
+        "--sample-every", type=int | None, default=None, help="steps between sample grids; 0: only at the end"
+    )
+    parser.add_argument(
+        "--save-every", type=int | None, default=None, help="steps between checkpoints; ten minutes if not given"
+    )
+    parser.add_argument(
+        "--held-out",
+        type=float | None,
+        default=None,
+        help="the part that is not trained on; 0: none. A set's own test part, or 2 %% of large sets, if not given",
+    )
+    parser.add_argument(
+        "--patience", type=int | None, default=None, help="ends a stage after so many looks at it without a better loss"
+    )
+    parser.add_argument(
+        "--prompts", type=str, nargs="+", default=None, metavar="T", help="captions or classes of the sample grids"
+    )
+    add_reading(parser)
     parser.add_argument("--score", type=int, default=SCORED, help="pictures for the scores at the end; 0: no scores")
     parser.add_seed("of the whole training: first weights, order of the data, noise")
     parser.add_json()
@@ -61,6 +86,15 @@ def train(args: Namespace) -> None:
         batch=args.batch,
         seed=args.seed,
         precision=args.precision,
+        device=args.device,
+        accumulate=args.accumulate,
+        sample_every=args.sample_every,
+        save_every=args.save_every,
+        held_out=args.held_out,
+        patience=args.patience,
+        prompts=args.prompts,
+        background=args.background,
+        allow_bad=args.allow_bad,
         from_=_given_stages(args.from_ or []),
         **{name: value for name, value in args.given.items() if name not in OWN},
     )
@@ -82,6 +116,11 @@ def _given_stages(words: list[str]) -> dict[str, str]:
 
 def _resume_options(parser: Parser, words: Words) -> None:
     parser.add_argument("run", type=str, help="the run folder")
+    parser.add_argument("--data", type=str | None, default=None, help="where the same pictures lie now")
+    parser.add_argument(
+        "--steps", type=int | None, default=None, help="so many more: of the last stage, if the run is finished"
+    )
+    parser.add_argument("--minutes", type=float | None, default=None, help="so many more, instead of steps")
     parser.add_argument("--score", type=int, default=SCORED, help="pictures for the scores at the end; 0: no scores")
     parser.add_json()
 
@@ -89,7 +128,8 @@ def _resume_options(parser: Parser, words: Words) -> None:
 def resume(args: Namespace) -> None:
     from sfumato.train.run import resume as go_on
 
-    _conclude(go_on(args.run), args.score, args.json)
+    run = go_on(args.run, data=args.data, steps=args.steps, minutes=args.minutes)
+    _conclude(run, args.score, args.json)
 
 
 def _conclude(run: Any, scored: int, as_json: bool) -> None:
@@ -104,7 +144,9 @@ def _conclude(run: Any, scored: int, as_json: bool) -> None:
     if scored:
         try:
             scores = _score(path, scored, device)
-        except SfumatoError as error:
+        except Exception as error:  # whatever it is, the training is done
+            if not isinstance(error, SfumatoError):
+                logging.getLogger("sfumato").debug("The run could not be scored.", exc_info=True)
             note(f"warning: the run could not be scored: {error}")
     place = None
     try:
@@ -130,12 +172,15 @@ def _score(path: Path, scored: int, device: Any) -> dict[str, float]:
     """Against the data of the training itself; writes RUN/scores.json."""
     from sfumato.checkpoint import write_json
     from sfumato.metrics import evaluate
+    from sfumato.metrics.record import merged
     from sfumato.report.opened import Opened
 
     opened = Opened(path, device)
     with progress("Scoring") as watch:
         found = evaluate(opened.system, opened.source, n=scored, progress=lambda what, done, total: watch(done, total))
-    write_json(path / "scores.json", found)
+    for name, reason in found["protocol"].get("left_out", {}).items():
+        note(f"warning: no score {name}: {reason}")
+    write_json(path / "scores.json", merged(opened.record("scores.json"), found, split="train"))
     return found["scores"]
 
 

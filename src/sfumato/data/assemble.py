@@ -98,6 +98,7 @@ def assemble(
             "skipped": [{"file": file, "reason": reason} for file, reason in (*failures, *other)],
             "warnings": warnings,
         },
+        files={candidates[i].file: seen[i].digest[:16] for i in rows},
     )
 
 

@@ -11,6 +11,7 @@ rows of `batch`, so that the same codec on the same device gives the same bits.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -30,6 +31,8 @@ from sfumato.data.source import Source
 
 Encode = Callable[[Tensor], Tensor]
 VERSION = 1
+HEADER = 4096  # bytes, more than a header of ours has
+CHUNK = 1 << 22  # bytes written at once
 _DTYPES = ("float32", "float64", "int64", "int32", "uint8", "float16")
 
 
@@ -98,13 +101,23 @@ def cached_latents(
     if values is None:
         try:
             _write(encode, source, place, belongs, batch, device)
+        except DiskError:
+            raise
         except OSError as error:
-            free = shutil.disk_usage(_existing(place)).free
-            raise DiskError(f"The latents cannot be kept in {place}: {error} ({free:,} bytes free).") from error
+            raise _refusal(place, error) from error
         values = _read(place, belongs)
         if values is None:
             raise DiskError(f"The latents in {place} do not read back as they were written.")
     return Latents(source, values)
+
+
+def _refusal(place: Path, error: OSError, needed: int | None = None) -> DiskError:
+    free = shutil.disk_usage(_existing(place)).free
+    room = "" if needed is None else f" They need {needed:,} bytes."
+    return DiskError(
+        f"The latents cannot be kept in {place}: {error.strerror or error}.{room} {free:,} bytes are free. Make room, "
+        "and resume: what was trained is kept."
+    )
 
 
 def _existing(path: Path) -> Path:
@@ -140,6 +153,10 @@ def _write(
             if values is None:
                 shape = (len(source), *z.shape[1:])
                 values = np.lib.format.open_memmap(temporary / "latents.npy", mode="w+", dtype=z.dtype, shape=shape)
+                try:
+                    _reserve(temporary / "latents.npy")
+                except OSError as error:
+                    raise _refusal(place, error, (temporary / "latents.npy").stat().st_size) from error
             values[done : done + len(z)] = z
             done += len(z)
         if values is None or done != len(source):
@@ -163,6 +180,31 @@ def _write(
         shutil.rmtree(temporary, ignore_errors=True)
         for old in place.parent.glob(".broken-*"):
             shutil.rmtree(old, ignore_errors=True)
+
+
+def _reserve(path: Path) -> None:
+    """Takes the room that a mapped file will need: a full disk is an error here, and a SIGBUS at a write to the map."""
+    size = path.stat().st_size
+    with open(path, "r+b") as file:
+        if hasattr(os, "posix_fallocate"):
+            try:
+                return os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system that cannot reserve
+                    raise
+        start = file.read(HEADER)
+        file.seek(0)
+        for at in range(0, size, CHUNK):
+            part = bytes(min(CHUNK, size - at))
+            file.write(start + part[len(start) :] if at == 0 else part)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sweep(folder: Path) -> None:
+    """Removes what processes that died while they made latents have left. Only for the holder of the run's lock."""
+    for stale in (*folder.glob(".making-*"), *folder.glob(".broken-*")):
+        shutil.rmtree(stale, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:

@@ -60,15 +60,17 @@ def open_data(
     name, _, query = text.partition(":")
     if isinstance(data, str) and name in _SETS:
         source = _embedded(text, name, query, side, channels, background, split, language)
+        source.origin = data
         if Path(name).is_dir():
             source.report["warnings"].append(
                 f"This is the embedded set {name}; a folder of that name is here too. Write ./{name} for the folder."
             )
         return source
     look = Look(side, channels, background, allow_bad)
-    if isinstance(data, str) and name == "hub":
-        return hub.open_hub(query, look, split)
-    return _open_path(text, look, split, language)
+    from_hub = isinstance(data, str) and name == "hub"
+    source = hub.open_hub(query, look, split) if from_hub else _open_path(text, look, split, language)
+    source.origin = data
+    return source
 
 
 def _embedded(

@@ -90,11 +90,14 @@ class Source:
         labels: list[str] | None = None,
         text: Text | None = None,
         report: dict[str, Any] | None = None,
+        files: dict[str, str] | None = None,
     ):
         self.name, self.labels = name, labels
         self.channels, self.side = store.shape[0], store.shape[-1]
         self._store, self._rows = store, np.asarray(rows, np.int64).reshape(-1)
         self._identity, self._label_ids, self._text = identity, label_ids, text
+        self.origin: Any = None  # what was asked of open_data, where it came from there
+        self.files = files  # name → hash of each picture of the whole set; None where they are no files
         if not len(self._rows):
             raise DataError(f"{name} has no pictures.")
         self.report = self._count(report or {})
@@ -161,7 +164,7 @@ class Source:
     def subset(self, indices: Iterable[int]) -> Source:
         """The pictures with these indices, in this order; labels keep their numbers."""
         rows = self._rows[[range(len(self))[int(i)] for i in indices]]
-        return Source(
+        part = Source(
             self.name,
             self._store,
             rows,
@@ -170,7 +173,10 @@ class Source:
             labels=self.labels,
             text=self._text,
             report={**self.report, "of": self.report.get("of", len(self))},
+            files=self.files,
         )
+        part.origin = self.origin
+        return part
 
     def _count(self, report: dict[str, Any]) -> dict[str, Any]:
         """The counts that hold for these rows, over those that the opener wrote."""

@@ -8,6 +8,7 @@ Scores in feature space bear the features and the count in their name: fd-mobile
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sfumato.core.errors import UsageError
+from sfumato.core.errors import SfumatoError, UsageError
 from sfumato.core.registry import Registry
 from sfumato.core.space import Tokens
 from sfumato.losses import perceptual
@@ -289,7 +290,8 @@ def evaluate(
 
     system: sample(n, given, seeds=, batch=, **options), reconstruct(images), bits_per_dim(images, given, seeds=),
     encode(images), as the metrics need them; source: a data.Source. metrics: names of METRICS (None: what is
-    applicable). An unknown name is answered with the nearest before anything is drawn.
+    applicable). An unknown name is answered with the nearest before anything is drawn. Where metrics is None, one that
+    cannot be had (of too few pictures, say) is left out, and the protocol says why: "left_out": {name: reason}.
     """
     names = list(dict.fromkeys(applicable(system, source) if metrics is None else metrics))
     chosen = [(name, METRICS[name]) for name in names]
@@ -319,11 +321,24 @@ def evaluate(
     if was_training:
         system.eval()
     found: Scores = {}
+    lost: dict[str, str] = {}
     try:
-        for _, metric in chosen:
-            found |= metric.measure(run)
+        for name, metric in chosen:
+            try:
+                measured = metric.measure(run)
+            except (SfumatoError, ValueError, ArithmeticError, RuntimeError) as error:
+                if metrics is not None:
+                    raise
+                lost[name] = (str(error).strip() or type(error).__name__).splitlines()[0]
+                continue
+            for key, score in measured.items():
+                if math.isfinite(score.value):
+                    found[key] = score
+                else:
+                    lost[key] = f"it is {score.value}, of so few pictures or such alike ones"
     finally:
         if was_training:
             system.train()
     protocol = {**run.protocol(), "scores": {name: dict(score.protocol) for name, score in found.items()}}
+    protocol |= {"left_out": lost} if lost else {}
     return {"scores": {name: score.value for name, score in found.items()}, "protocol": protocol}

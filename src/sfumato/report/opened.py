@@ -13,7 +13,8 @@ from typing import Any
 
 from sfumato.checkpoint import load_model, read_json, read_recipe
 from sfumato.core.errors import SfumatoError
-from sfumato.data import Source, open_data
+from sfumato.data import Source
+from sfumato.train.request import open_again
 
 log = logging.getLogger("sfumato")
 
@@ -44,9 +45,8 @@ class Opened:
 
     @cached_property
     def source(self) -> Source:
-        """The data of the training, opened as it was then."""
-        request = read_json(self.path / "train.json")
-        return open_data(request["data"], side=request["side"], channels=request["channels"])
+        """The data of the training, opened as it was then, from where they lie now."""
+        return open_again(self.path)
 
     def attempt(self, make: Callable[[], str]) -> str:
         """A section, or the reason why there is none: whatever one of them meets, the page is written."""

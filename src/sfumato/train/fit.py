@@ -22,7 +22,6 @@ from __future__ import annotations
 import contextlib
 import math
 import statistics
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -35,6 +34,7 @@ from sfumato.core.contracts import Batch, Objective
 from sfumato.core.errors import Diverged
 from sfumato.core.noise import Noise, derive
 from sfumato.recipes.plan import Plan
+from sfumato.train.clock import now
 from sfumato.train.optim import rate, set_rate
 from sfumato.train.parallel import agreed, averaged, exchange, quiet
 from sfumato.train.shards import local, whole
@@ -96,14 +96,14 @@ def fit(
         batch = batches.at(state.step) if batch is None else batch
         if not objective.training:  # type: ignore[attr-defined]
             objective.train()  # type: ignore[attr-defined]
-        started = time.monotonic()
+        started = now()
         progress = clock.middle()
         step.gradients(batch, progress)
         following = batches.at(state.step + 1) if clock.another() else None  # while the device still computes
         report = step.conclude(batch, progress)
         state.step += 1
         clock.tick()
-        yield Step(progress=clock.progress(), seconds=time.monotonic() - started, step=state.step, **report)
+        yield Step(progress=clock.progress(), seconds=now() - started, step=state.step, **report)
         if state.bad > MOST_BAD:
             raise Diverged(
                 f"{state.bad} steps in a row gave {report['skipped']}, the last of them step {state.step} on the "
@@ -118,11 +118,11 @@ class Clock:
     def __init__(self, state: State, plan: Plan, minutes: float | None):
         self.state, self.steps = state, plan.steps
         self.budget = None if minutes is None else max(60 * minutes, 1e-9)
-        self.begun, self.first = time.monotonic() - state.elapsed, state.step
+        self.begun, self.first = now() - state.elapsed, state.step
         self.started = state.elapsed
 
     def tick(self) -> None:
-        self.state.elapsed = time.monotonic() - self.begun
+        self.state.elapsed = now() - self.begun
 
     @property
     def per_step(self) -> float:

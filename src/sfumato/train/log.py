@@ -44,17 +44,17 @@ class Log:
         self._wants_board = board
         self._voice = Silence() if quiet else Bar(stage) if Console(stderr=True).is_terminal else Lines(stage)
 
-    def step(self, step: Step, diagnostics: Mapping[str, float] | None = None) -> None:
-        """Hears every step, writes some."""
+    def step(self, step: Step, diagnostics: Mapping[str, float] | None = None, held: float | None = None) -> None:
+        """Hears every step, writes some; `held` is the loss on the held-out part, where it was looked at."""
         self.last = step
         self._voice.step(step)
-        if step.skipped or self.due(step):
-            self.write(step, diagnostics or {})
+        if step.skipped or self.due(step) or held is not None:
+            self.write(step, diagnostics or {}, held)
 
     def due(self, step: Step) -> bool:
         return step.step % self.every == 0 or step.step in (1, self.steps)
 
-    def write(self, step: Step, diagnostics: Mapping[str, float]) -> None:
+    def write(self, step: Step, diagnostics: Mapping[str, float], held: float | None = None) -> None:
         line: dict[str, Any] = {
             "step": self.offset + step.step,
             "loss": None if step.skipped else _number(step.loss),
@@ -67,6 +67,8 @@ class Log:
         }
         if diagnostics:
             line["diagnostics"] = {name: _number(value) for name, value in diagnostics.items()}
+        if held is not None:
+            line["held_out"] = _number(held)
         if step.skipped:
             line |= {"skipped": step.skipped, "index": step.index}
         self._append(line)
@@ -95,6 +97,7 @@ class Log:
             self._board = SummaryWriter(str(self.run / "tensorboard"), purge_step=line["step"])
         scalars = {"loss": line["loss"], "rate": line["rate"], "rows_per_second": line["rows_per_second"]}
         scalars |= line["terms"] | line.get("diagnostics", {})
+        scalars |= {"held_out": line["held_out"]} if "held_out" in line else {}
         for name, value in scalars.items():
             if value is not None:
                 self._board.add_scalar(f"{self.stage}/{name}", value, line["step"])

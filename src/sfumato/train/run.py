@@ -14,9 +14,9 @@ import base64
 import html
 import itertools
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,25 +30,25 @@ from sfumato.checkpoint import (
     load_model,
     load_state,
     lock,
-    read_json,
     read_recipe,
     recipe_record,
     recover,
     write_json,
 )
 from sfumato.checkpoint import steps as saved_steps
-from sfumato.checkpoint.disk import check_schema
 from sfumato.checkpoint.hub import missing
-from sfumato.core.errors import DataError, UsageError, WeightsError
+from sfumato.core.errors import UsageError, WeightsError
 from sfumato.core.noise import derive
 from sfumato.core.registry import nearest
 from sfumato.core.space import Grid
 from sfumato.data import Source, open_data
-from sfumato.metrics.evaluation import condition_keys
 from sfumato.train.fit import seeded
+from sfumato.train.fitting import check_heard, class_names_of, further, refuse_giants
+from sfumato.train.held import split
 from sfumato.train.log import rewind
+from sfumato.train.opening import opening, say
 from sfumato.train.parallel import accelerator_for
-from sfumato.train.request import SCHEMA, Request
+from sfumato.train.request import MOST_FILES, SCHEMA, Request, absolute, open_again, read_request
 from sfumato.train.stages import Stages
 from sfumato.train.stop import Stop
 
@@ -96,61 +96,96 @@ def train(
     sample_every: int | None = None,
     save_every: int | None = None,
     quiet: bool = False,
+    device: str | None = None,
+    accumulate: int | None = None,
+    held_out: float | None = None,
+    patience: int | None = None,
+    prompts: Sequence[str] | None = None,
+    background: str = "white",
+    allow_bad: float = 0.05,
     **dials: Any,
 ) -> Run:
     """Trains all stages of a recipe that `from_` does not give. `steps` are for each stage, `minutes` for all together;
     without either the recipe's plan decides. Dials that the data answer (classes, text) may be left out.
+
+    `held_out` is a part of the set that is not trained on (held.py says which, and what None means); `patience` ends a
+    stage after so many looks at it that were none better. `prompts` are captions or classes of the sample grids.
+    `background` and `allow_bad` are those of open_data.
     """
-    if steps is not None and minutes is not None:
-        raise UsageError("A training ends by steps or by minutes; give one of the two.")
-    for name, number in {"steps": steps, "minutes": minutes, "batch": batch, "side": side}.items():
-        if number is not None and number <= 0:
-            raise UsageError(f"{name} must be positive, not {number}.")
     run, dials = Path(out), _spoken(recipe, _with_codec(recipe, dials, from_, side), size, side)
-    accelerator = accelerator_for(precision)
+    request = Request(
+        recipe=recipe,
+        data=str(data),
+        data_at=absolute(data),
+        dials=dials,
+        size=size,
+        side=side,
+        steps=steps,
+        minutes=minutes,
+        batch=batch,
+        seed=seed,
+        precision=precision,
+        given={stage: str(path) for stage, path in (from_ or {}).items()},
+        sample_every=sample_every,
+        save_every=save_every,
+        device=device,
+        accumulate=accumulate,
+        held_out=held_out,
+        patience=patience,
+        prompts=list(prompts) if prompts else None,
+        background=background,
+        allow_bad=allow_bad,
+    )
+    if absolute(data) is not None and Path(data).exists() and run.exists() and Path(data).samefile(run):
+        raise UsageError(
+            f"{run} is the set itself. Choose another folder for --out; one inside the set is passed over."
+        )
+    accelerator = accelerator_for(precision, device)
     with _sole(run, accelerator):
         if accelerator.is_main_process and (run / "train.json").exists():
             raise UsageError(f"{run} holds a run already. Go on by `sfumato resume {run}`, or choose another folder.")
-        source = _open(recipe, data, dials)
-        request = Request(
-            recipe=recipe,
-            data=str(data),
-            dials=_answered(recipe, dials, source),
-            size=size,
-            side=source.side,
-            channels=source.channels,
-            steps=steps,
-            minutes=minutes,
-            batch=batch,
-            seed=seed,
-            precision=precision,
-            given={stage: str(path) for stage, path in (from_ or {}).items()},
-            sample_every=sample_every,
-            save_every=save_every,
-        )
+        source = _open_for(request, data)
+        request = replace(request, dials=_answered(recipe, dials, source), side=source.side, channels=source.channels)
         system = _build(request)
+        check_heard(recipe, system, source, request)
         system.classes = class_names_of(system, source)
         _take_given(system, request)
+        seen, held, how = split(source, request)
         if accelerator.is_main_process:
-            about = {"fingerprint": source.fingerprint, "classes": source.labels, **source.report}
+            facts = opening(request, system, seen, accelerator, estimate=not quiet)
+            facts["held_out"] = how
+            if not quiet:
+                say(facts, source, request)
+            about = {"fingerprint": source.fingerprint, "classes": source.labels, **source.report, "training": facts}
+            about |= {"files": source.files} if source.files and len(source.files) <= MOST_FILES else {}
             write_json(run / "recipe.json", recipe_record(system))
             write_json(run / "data.json", about)
-            write_json(run / "train.json", {"schema": SCHEMA, **asdict(request)})
-        return _go(run, request, system, source, None, accelerator, quiet)
+            _keep(run, request)
+        return _go(run, request, system, seen, held, None, accelerator, quiet)
 
 
-def resume(out: str | Path, *, quiet: bool = False) -> Run:
-    """Goes on exactly where a run stopped; a finished run is returned as it is."""
+def resume(
+    out: str | Path,
+    *,
+    data: str | Path | None = None,
+    steps: int | None = None,
+    minutes: float | None = None,
+    quiet: bool = False,
+) -> Run:
+    """Goes on exactly where a run stopped; a finished run is returned as it is.
+
+    `data` is where the same pictures lie now. With `steps` or `minutes` a run is trained longer. One that is finished
+    trains its last stage so much further: from the averaged weights, with a new warm-up and a new decay of the rate
+    over the added part. One that was stopped has so many steps more in each stage that is left, or minutes more in
+    all, and its rate decays over the longer whole.
+    """
     run = Path(out)
     if not run.exists():
         raise missing(str(out))
     if not (run / "train.json").exists():
         raise UsageError(f"{run} holds no run: there is no train.json in it.")
-    record = read_json(run / "train.json")
-    check_schema(record, run / "train.json", SCHEMA)
-    del record["schema"]
-    request = Request(**record)
-    accelerator = accelerator_for(request.precision)
+    request = read_request(run / "train.json")
+    accelerator = accelerator_for(request.precision, request.device)
     with _sole(run, accelerator):
         if accelerator.is_main_process:
             recover(run)
@@ -158,17 +193,25 @@ def resume(out: str | Path, *, quiet: bool = False) -> Run:
         folder = latest(run)
         if folder is None and saved_steps(run):
             raise WeightsError(f"No checkpoint in {run / 'checkpoints'} verifies, so there is nothing to go on from.")
-        source = open_data(request.data, side=request.side, channels=request.channels)
-        if source.fingerprint != read_json(run / "data.json").get("fingerprint"):
-            raise DataError(f"{request.data} has changed since {run} began, so the run cannot go on as it was.")
+        source = open_again(run, data)
         recipe = read_recipe(run / "recipe.json")
         with seeded(derive(request.seed, "init"), torch.device("cpu")):
-            system = recipes.build(recipe["name"], **recipe["dials"])
-        system.classes = class_names_of(system, source)  # type: ignore[union-attr]
+            system: Any = recipes.build(recipe["name"], **recipe["dials"])
+        check_heard(recipe["name"], system, source, request)
+        system.classes = class_names_of(system, source)
         state = None if folder is None else load_state(folder)
+        if steps is not None or minutes is not None:
+            request = further(request, system, state, steps, minutes)
+            if accelerator.is_main_process:
+                _keep(run, request)
         if state is None:
             _take_given(system, request)
-        return _go(run, request, system, source, state, accelerator, quiet)
+        seen, held, _ = split(source, request)
+        return _go(run, request, system, seen, held, state, accelerator, quiet)
+
+
+def _keep(run: Path, request: Request) -> None:
+    write_json(run / "train.json", {"schema": SCHEMA, **asdict(request)})
 
 
 def _sole(run: Path, accelerator: Accelerator) -> AbstractContextManager[None]:
@@ -205,19 +248,22 @@ def _spoken(recipe: str, dials: Mapping[str, Any], size: str, side: int | None) 
     return {name: value for name, value in turned.items() if name in known} | dict(dials)
 
 
-def _open(recipe: str, data: str | Path, dials: Mapping[str, Any]) -> Source:
+def _open_for(request: Request, data: str | Path) -> Source:
     """The pictures, as large and as colourful as the recipe's own, which a build without memory tells; grey ones stay
     grey where the recipe leaves the channels open."""
+    recipe, dials = request.recipe, request.dials
     with torch.random.fork_rng([]), torch.device("meta"):
         system = recipes.build(recipe, **dials)
+    refuse_giants(recipe, system)
+    look = {"background": request.background, "allow_bad": request.allow_bad}
     space = getattr(getattr(getattr(system, "last", system), "codec", None), "data", None)
     if not isinstance(space, Grid):
-        return open_data(data, side=dials.get("side"))
-    source = open_data(data, side=space.width, channels=space.channels)
+        return open_data(data, side=dials.get("side"), **look)  # type: ignore[arg-type]
+    source = open_data(data, side=space.width, channels=space.channels, **look)  # type: ignore[arg-type]
     free = "channels" in recipes.RECIPES[recipe].dials and "channels" not in dials
     modes = set(source.report["modes"])
     if free and modes and modes <= GREY:
-        return open_data(data, side=space.width, channels=1)
+        return open_data(data, side=space.width, channels=1, **look)  # type: ignore[arg-type]
     return source
 
 
@@ -230,11 +276,6 @@ def _answered(recipe: str, dials: Mapping[str, Any], source: Source) -> dict[str
     elif "classes" in known and source.labels and "text" not in dials:
         found["classes"] = len(source.labels)
     return found | dict(dials)
-
-
-def class_names_of(system: Any, source: Source) -> list[str]:
-    """What the set calls the labels that the system hears; empty where it hears none."""
-    return list(source.labels or ()) if "label" in condition_keys(system) else []
 
 
 def _build(request: Request) -> Any:
@@ -272,10 +313,17 @@ def _fill(mine: nn.Module, theirs: nn.Module, what: str, whence: str) -> None:
 
 
 def _go(
-    run: Path, request: Request, system: Any, source: Source, state: Any, accelerator: Accelerator, quiet: bool
+    run: Path,
+    request: Request,
+    system: Any,
+    source: Source,
+    held: Source | None,
+    state: Any,
+    accelerator: Accelerator,
+    quiet: bool,
 ) -> Run:
     with Stop() as stop:
-        stages = Stages(run, request, system, source, stop, accelerator, quiet)
+        stages = Stages(run, request, system, source, stop, accelerator, quiet, held)
         if state is not None:
             stages.restore(*state)
             if accelerator.is_main_process:

@@ -10,7 +10,7 @@ and when all is done.
 from __future__ import annotations
 
 import logging
-import time
+import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,20 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
 
-from sfumato.checkpoint import hash_tensors, latest, load_state, save_model, save_state, write_file
+from sfumato.checkpoint import hash_tensors, latest, load_model, load_state, save_model, save_state, write_file
+from sfumato.core.classes import class_number
 from sfumato.core.contracts import Batch, Objective
 from sfumato.core.errors import Diverged, SfumatoError, WeightsError
 from sfumato.core.noise import derive
 from sfumato.data import Batches, Source, once
-from sfumato.data.latents import cached_latents
+from sfumato.data.latents import cached_latents, sweep
+from sfumato.metrics.evaluation import condition_keys
 from sfumato.recipes import Plan
 from sfumato.systems import Cascade, System
+from sfumato.train.clock import now
 from sfumato.train.fit import Numbered, Step, fit, seeded
 from sfumato.train.grid import png, tile
+from sfumato.train.held import Best, held_loss, worth_looking
 from sfumato.train.log import Log
 from sfumato.train.parallel import agreed
 from sfumato.train.request import Request, plan_for
@@ -40,6 +44,7 @@ log = logging.getLogger("sfumato")
 SAVE_SECONDS = 600.0  # between two checkpoints, where no number of steps is given
 GRIDS = 4  # sample grids a stage, where no number of steps is given
 GRID = 16  # pictures in one
+FEWEST = 10  # steps of a stage of which more than half may not be skipped
 CLOSING = 0.02  # the part of a stage's minutes kept for what comes after its last step
 
 
@@ -53,8 +58,9 @@ class Stages:
         stop: Stop,
         accelerator: Accelerator,
         quiet: bool,
+        held: Source | None = None,
     ):
-        self.run, self.request, self.system = run, request, system
+        self.run, self.request, self.system, self.held = run, request, system, held
         self.source, self.stop, self.quiet = source, stop, quiet
         self.accelerator, self.main = accelerator, accelerator.is_main_process
         system.to(self.accelerator.device)
@@ -62,14 +68,14 @@ class Stages:
         self.offset = 0  # steps of finished stages
         self.stage_step = 0  # steps of the one in progress, as restored
         self.before = 0.0  # seconds that earlier processes spent on this run
-        self.begun = time.monotonic()
+        self.begun = now()
         self.loss: float | None = None
         self._restored: tuple[Mapping[str, Tensor], Mapping[str, Any]] | None = None
 
     @property
     def spent(self) -> float:
         """Seconds that all processes of this run, one after the other, have spent."""
-        return self.before + time.monotonic() - self.begun
+        return self.before + now() - self.begun
 
     # ---- the stages ----
 
@@ -85,10 +91,15 @@ class Stages:
                 f"{', '.join(lost[:3])} … Go on with the version that began the run; recipe.json names it."
             )
         self.system.load_state_dict({name: saved[name] for name in own if name in saved}, strict=False)
-        self.finished, self.offset, self.before = list(record["finished"]), record["offset"], record["spent"]
-        self.begun, self.loss = time.monotonic(), record["loss"]
-        if record["stage"] is not None:
-            self._restored, self.stage_step = (tensors, record), record["training"]["step"]
+        try:
+            self.finished, self.offset, self.before = list(record["finished"]), record["offset"], record["spent"]
+            self.begun, self.loss = now(), record["loss"]
+            if record["stage"] is not None:
+                self._restored, self.stage_step = (tensors, record), record["training"]["step"]
+        except (KeyError, TypeError) as error:
+            raise damaged(error) from error
+        if self.request.further in self.finished and record["stage"] is None:
+            self.finished.remove(self.request.further)
 
     def go(self) -> None:
         for name, objective in self.system.stages().items():
@@ -106,6 +117,16 @@ class Stages:
     plan_batch = 64  # pictures at a time in what is fitted in closed form
 
 
+def damaged(error: Exception) -> WeightsError:
+    return WeightsError(f"The checkpoint's state.json is damaged: {type(error).__name__} at {str(error)[:80]}.")
+
+
+def sound(record: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint was made outside of a streak of bad steps."""
+    training = record.get("training")
+    return not (isinstance(training, dict) and training.get("bad"))
+
+
 class _Stage:
     """One stage: prepare, fit, finish."""
 
@@ -115,13 +136,16 @@ class _Stage:
         self.seed = derive(stages.request.seed, name)
         self.saved = self.drawn = 0.0
         self.rollbacks = 0
+        self.skipped = 0  # steps, since the stage began
+        self.before = 0.0  # progress at the last step
+        self.best = Best()
         self.minutes: float | None = None
 
     def go(self) -> None:
         restored = self.all._restored
         self.all._restored = None
         share = self._share()
-        if restored is None:
+        if restored is None and self.all.request.further != self.name:  # what was fitted once is not fitted anew
             with seeded(derive(self.seed, "prepare"), self.all.accelerator.device):
                 self.objective.prepare(self.all.all_once)
         self.data = self._data()
@@ -130,8 +154,15 @@ class _Stage:
             self.minutes = share()
         else:
             tensors, record = restored
-            self.minutes, self.rollbacks = record["minutes"], record["rollbacks"]
-            self.state.load(tensors, record["training"])
+            try:
+                self.minutes, self.rollbacks = record["minutes"], record["rollbacks"]
+                self.skipped, self.best = record.get("skipped", 0), Best(*record.get("best", ()))
+                self.state.load(tensors, record["training"])
+            except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+                if isinstance(error, SfumatoError):
+                    raise
+                raise damaged(error) from error
+            self.before = self.state.step / self.plan.steps if self.minutes is None else 0.0
         self.log = self._log()
         try:
             if restored is None:
@@ -142,6 +173,16 @@ class _Stage:
             if self.log is not None:
                 self.log.close()
         self._finish()
+        self._refuse_idle()
+
+    def _refuse_idle(self) -> None:
+        """A stage that skipped half of its steps has not learned what it was asked to, whatever it kept."""
+        if 2 * self.skipped >= self.state.step >= FEWEST:
+            raise Diverged(
+                f"{self.skipped} of the {self.state.step} steps of {self.name} were skipped, half of them or more: it "
+                f"learned from the others only. What it learned is in {self.all.run / 'model'}. Lower the rate, or use "
+                "fp32."
+            )
 
     def _share(self) -> Callable[[], float | None]:
         """The stage's minutes when asked after its preparation: an equal part of what was left when it began."""
@@ -161,6 +202,8 @@ class _Stage:
         assert isinstance(objective, System)
         objective.eval()
         with stages.accelerator.main_process_first():
+            if stages.main:
+                sweep(stages.run / "latents")
             key = hash_tensors(objective.codec.state_dict())
             latents = cached_latents(
                 objective.encode, stages.source, stages.run / "latents", key, device=stages.accelerator.device
@@ -186,16 +229,21 @@ class _Stage:
     def _steps(self) -> None:
         """The `for` around the loop; a signal is heeded between two steps."""
         state, stop = self.state, self.all.stop
-        self.saved = time.monotonic()
+        self.saved = now()
         stop.patient = True
         for step in fit(self.objective, self._batches(), self.plan, seed=self.seed, state=state, minutes=self.minutes):
             self._heed(step)
             asked = self._asked()
-            if asked or self._save_due(step):
+            # within a streak of bad steps only a stop saves: a rollback must find what was before
+            if asked or (self.state.bad == 0 and self._save_due(step)):
                 self._save()
             if asked:
                 self._model()
                 stop.obey()
+            if self._tired():
+                log.info("%s ends: %d looks at the held-out part were none better.", self.name, self.best.since)
+                self._take_best()
+                break
         self._save()
         stop.patient = False
         stop.obey()
@@ -212,16 +260,48 @@ class _Stage:
 
     def _heed(self, step: Step) -> None:
         self.all.loss = self.all.loss if step.skipped else step.loss
+        self.skipped += bool(step.skipped)
+        held = self._held(step)
         if self.log is not None:
-            self.log.step(step, self.objective.diagnostics() if self.log.due(step) else None)
+            self.log.step(step, self.objective.diagnostics() if self.log.due(step) or held else None, held)
         if self._grid_due(step):
             with self.state.average.swapped():
                 self._grid()
 
+    def _held(self, step: Step) -> float | None:
+        """The loss on the held-out part, where the step is one to look at it; the best weights are kept in `best`."""
+        before, self.before = self.before, step.progress
+        held = self.all.held
+        if held is None or len(self.state.players) > 1 or not worth_looking(before, step.progress, step.step):
+            return None
+        loss = math.nan
+        if self.all.main:
+            device = self.all.accelerator.device
+            with self.state.average.swapped(), seeded(derive(self.seed, "held out"), device):
+                loss = held_loss(self.objective, held, self.seed, device)
+                if loss == loss and (self.best.loss is None or loss < self.best.loss):
+                    save_model(self.all.run / "best", self.all.system)
+        loss = agreed(loss, self.all.accelerator)
+        self.best.hears(loss, self.all.offset + step.step)
+        return loss
+
+    def _tired(self) -> bool:
+        patience = self.all.request.patience
+        return patience is not None and self.best.since >= patience
+
+    def _take_best(self) -> None:
+        """The stage ends with the weights of its best look."""
+        if self.best.loss is None:
+            return
+        kept = load_model(self.all.run / "best").state_dict()
+        live = {id(p): name for name, p in self.all.system.named_parameters(remove_duplicate=False)}
+        values = [kept[live[id(p)]] for p in self.state.average.parameters]
+        self.state.average.load(values, self.state.average.count)
+
     def _save_due(self, step: Step) -> bool:
         every = self.all.request.save_every
         if every is None:
-            return self._together(time.monotonic() - self.saved > SAVE_SECONDS)
+            return self._together(now() - self.saved > SAVE_SECONDS)
         return every > 0 and step.step % every == 0
 
     def _together(self, wanted: bool) -> bool:
@@ -250,7 +330,7 @@ class _Stage:
 
     def _roll_back(self) -> None:
         """Once: the last checkpoint again, with the data in a new order."""
-        folder = latest(self.all.run)
+        folder = latest(self.all.run, sound) or latest(self.all.run)
         assert folder is not None, "a stage begins with a checkpoint"
         tensors, record = load_state(folder)
         self.state.load(tensors, record["training"])
@@ -269,7 +349,7 @@ class _Stage:
             folder = self.all.run / "checkpoints" / str(self.all.offset + self.state.step)
             save_state(folder, tensors, self._record())
         self.all.accelerator.wait_for_everyone()
-        self.saved = time.monotonic()
+        self.saved = now()
 
     def _record(self) -> dict[str, Any]:
         return {
@@ -280,6 +360,8 @@ class _Stage:
             "loss": self.all.loss,
             "minutes": self.minutes,
             "rollbacks": self.rollbacks,
+            "skipped": self.skipped,
+            "best": self.best.record(),
             "training": self.state.record(),
         }
 
@@ -337,6 +419,10 @@ class _Stage:
             side = tuple(system.codec.data.shape[-2:])
             images = images if images.shape[-2:] == side else F.interpolate(images, side, mode="area")
             return tile(torch.cat([images, system.reconstruct(images)]), len(images))
+        if self.name.endswith("prior") and hasattr(system, "sample") and self.all.request.prompts:
+            given = self._prompted(system)
+            n = len(next(iter(given.values())))
+            return tile(system.sample(n, given, seeds=range(n)))
         if self.name.endswith("prior") and hasattr(system, "sample"):
             parts = system.systems.values() if isinstance(system, Cascade) else [system]
             asked = {key for part in parts for key in getattr(getattr(part, "conditioner", None), "keys", ())}
@@ -345,6 +431,14 @@ class _Stage:
             n = len(next(iter(given.values()))) if given else GRID
             return tile(system.sample(n, given if len(given) == len(keys) else None, seeds=range(n)))
         return None
+
+    def _prompted(self, system: Any) -> dict[str, Any]:
+        """The user's own prompts: captions where the system reads them, else names of classes."""
+        prompts = list(self.all.request.prompts or ())
+        if "text" in condition_keys(system):
+            return {"text": prompts}
+        classes = [class_number(word, self.all.system.classes) for word in prompts]
+        return {"label": torch.tensor(classes)}
 
     def _drawer(self, system: Any) -> Any:
         """What can draw while this stage learns. In a cascade a codec and the first system can do so alone, the last

@@ -1,0 +1,114 @@
+"""A part of the pictures that training does not see, and the loss on it.
+
+Which part, in this order:
+    0              none, if `held_out` says so
+    a part         of the set, if `held_out` says how much: the pictures with the smallest derive("held out", seed, i)
+    valid, test    the set's own, if it has one: nothing is taken from training
+    2 %            of a set of LARGE pictures and more, by the same rule
+
+and at most MOST of them are looked at. The loss is that of player 0, with the averaged weights, in eval mode, with
+noise that is the same each time: two values of one run differ by the weights alone. Two players have none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from sfumato.core.contracts import Objective
+from sfumato.core.errors import SfumatoError
+from sfumato.core.noise import Noise, derive
+from sfumato.data import Source, open_data
+from sfumato.train.request import Request
+
+LARGE = 1000  # pictures of a set from which on a part is taken without being asked for
+PART = 0.02
+MOST = 256  # pictures that are looked at
+BATCH = 32
+LOOKS = 10  # a stage, and none of one of fewer than FIRST steps, which tell nothing yet
+FIRST = 50
+
+
+def split(source: Source, request: Request) -> tuple[Source, Source | None, str]:
+    """(what is trained on, what is held out, how that was chosen, in words)."""
+    part = request.held_out
+    if part == 0:
+        return source, None, "none"
+    if part is None:
+        own = _own_part(source, request)
+        if own is not None:
+            return source, *own
+        part = PART if len(source) >= LARGE and source.files is not None else 0.0
+    count = min(MOST, round(part * len(source)))
+    if count < 1 or count >= len(source):
+        return source, None, "none"
+    order = sorted(range(len(source)), key=lambda i: derive("held out", request.seed, i))
+    out = set(order[:count])
+    rest = [i for i in range(len(source)) if i not in out]
+    return source.subset(rest), source.subset(sorted(out)), f"{count} of {len(source)} pictures, taken by chance"
+
+
+def _own_part(source: Source, request: Request) -> tuple[Source, str] | None:
+    if source.origin is None:
+        return None
+    for name in ("valid", "test"):
+        try:
+            own = open_data(
+                source.origin,
+                side=source.side,
+                channels=source.channels,
+                background=request.background,
+                allow_bad=request.allow_bad,
+                split=name,
+            )
+        except SfumatoError:
+            continue
+        if own.labels != source.labels or own.has_text != source.has_text:
+            continue  # its labels have other numbers
+        step = max(1, len(own) // MOST)
+        rows = range(0, len(own), step)[:MOST]
+        return own.subset(rows), f"{len(rows)} pictures of the part {name!r}"
+    return None
+
+
+@torch.no_grad()
+def held_loss(objective: Objective, source: Source, seed: int, device: torch.device) -> float:
+    """The mean loss of a picture of the part, weighted by the size of each batch."""
+    module: Any = objective
+    training = module.training
+    module.eval()
+    total = 0.0
+    for start in range(0, len(source), BATCH):
+        rows = range(start, min(start + BATCH, len(source)))
+        batch = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in source.batch(rows).items()}
+        noise = Noise.shared(derive(seed, "held out", start), len(rows), device=device)
+        terms = objective.loss(batch, 0, noise, 1.0)
+        total += len(rows) * float(sum(float(term) for term in terms.values()))
+    objective.forget()  # what a loss gathers on the way is training's
+    module.train(training)
+    return total / len(source)
+
+
+def worth_looking(before: float, after: float, step: int) -> bool:
+    """Whether a step, the `step`th, that led from one progress to the other passed one of LOOKS marks."""
+    return step >= FIRST and int(after * LOOKS) > int(before * LOOKS)
+
+
+class Best:
+    """The lowest loss so far, where it was, and how many looks ago."""
+
+    def __init__(self, loss: float | None = None, step: int = 0, since: int = 0):
+        self.loss, self.step, self.since = loss, step, since
+
+    def hears(self, loss: float, step: int) -> bool:
+        """Whether this is the best; NaN never is."""
+        if loss == loss and (self.loss is None or loss < self.loss):
+            self.loss, self.step, self.since = loss, step, 0
+            return True
+        self.since += 1
+        return False
+
+    def record(self) -> Sequence[Any]:
+        return [self.loss, self.step, self.since]
