@@ -258,7 +258,8 @@ def test_the_hub_is_a_run_to_the_verbs(system, tmp_path, monkeypatch, capsys):
 def test_a_mistyped_run_on_the_command_line_is_answered_with_the_nearest(tmp_path, monkeypatch, capsys, no_network):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "emoji").mkdir(parents=True)
-    for words in (["sample", "runs/emojy"], ["report", "runs/emojy"], ["push", "runs/emojy", "someone/x"]):
+    for verb in ("sample", "report", "push", "resume"):
+        words = [verb, "runs/emojy", *(["someone/x"] if verb == "push" else [])]
         assert main(words) == 2
         assert "Did you mean 'runs/emoji'?" in capsys.readouterr().err
 

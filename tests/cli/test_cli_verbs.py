@@ -60,7 +60,7 @@ def test_every_verb_explains_itself_with_an_example(verb, capsys):
     assert f"sfumato {verb} " in out.split("example:")[1]
 
 
-@pytest.mark.parametrize("verb", [v for v in VERBS if v not in ("list", "data", "train", "info")])
+@pytest.mark.parametrize("verb", [v for v in VERBS if v not in ("list", "data", "train", "info", "completion")])
 def test_a_run_that_is_not_there_is_a_usage_error(verb, capsys, tmp_path):
     picture = tmp_path / "a.png"
     Image.new("RGB", (8, 8)).save(picture)
@@ -73,6 +73,7 @@ def test_a_run_that_is_not_there_is_a_usage_error(verb, capsys, tmp_path):
         "extend": [picture, "--right", 4],
         "upscale": [picture],
         "score": ["digits"],
+        "push": ["someone/run"],
     }
     save_file({"latent": torch.zeros(1, 2)}, tmp_path / "z.safetensors")
     code, out, err = here(capsys, verb, tmp_path / "nowhere", *more.get(verb, []))
@@ -240,14 +241,17 @@ def test_data_tells_what_it_skips(capsys, tmp_path):
         Image.new("RGB", (9, 9), (k, 0, 0)).save(tmp_path / f"{k}.png")
         (tmp_path / f"{k}.txt").write_text(f"picture {k}")
     (tmp_path / "bad.jpg").write_bytes(b"")
-    code, out, _ = here(capsys, "data", tmp_path, "--json")
-    assert code == 0
+    code, out, err = here(capsys, "data", tmp_path, "--json")
+    assert code == 3  # one of four is more than a training bears
+    assert "25%, at most 5%" in err
     facts = json.loads(out)
     assert (facts["images"], facts["captions"]) == (3, 3)
     assert [bad["file"] for bad in facts["skipped"]] == ["bad.jpg"]
     assert all(bad["reason"] for bad in facts["skipped"])
     assert isinstance(facts["warnings"], list)
-    assert "bad.jpg" in here(capsys, "data", tmp_path)[1]
+    code, out, err = here(capsys, "data", tmp_path, "--allow-bad", 0.25)
+    assert (code, err) == (0, "")
+    assert "bad.jpg" in out
 
 
 # ---- a run ----

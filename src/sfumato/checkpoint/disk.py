@@ -311,11 +311,12 @@ def lock(run: Path) -> Iterator[None]:
     """Holds the run folder, or raises Locked with the holder's pid, which stands in RUN/lock. The system drops the lock
     with its process, and forked data workers do not keep it."""
     make_folder(run)
-    path, held = run / "lock", FileLock(run / "lock.held", thread_local=False)
+    path = run / "lock"
+    held = FileLock(path, thread_local=False)
     try:
         with disk_errors(path, 16):
             _take(held, path, run)
-            path.write_text(f"{os.getpid()}\n")
+            _sign(path)
         yield
     finally:
         held.release()
@@ -338,6 +339,14 @@ def _take(held: FileLock, path: Path, run: Path) -> None:
         time.sleep(0.01)
 
 
+def _sign(path: Path) -> None:
+    """Writes our pid into the file that we hold, unless the lock itself has (where a system has no flock). A lock of
+    Windows keeps its own process from writing too, and others from reading: there the holder stays unknown."""
+    if _holder(path) != str(os.getpid()):
+        with contextlib.nullcontext() if os.name == "posix" else contextlib.suppress(PermissionError):
+            path.write_text(f"{os.getpid()}\n")
+
+
 def _alive(pid: str) -> bool:
     if os.name != "posix":  # there os.kill would end the process that it asks about
         return pid.isdecimal()
@@ -351,7 +360,7 @@ def _alive(pid: str) -> bool:
 
 
 def _holder(path: Path) -> str:
-    """The pid in RUN/lock."""
+    """The pid in RUN/lock, its first line."""
     with contextlib.suppress(OSError):
-        return path.read_text(errors="replace").strip()[:32] or "unknown"
+        return path.read_text(errors="replace").partition("\n")[0].strip()[:32] or "unknown"
     return "unknown"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -38,7 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as asked:  # --help, or a training that was asked to stop
         code = asked.code if isinstance(asked.code, int) else 0
         if code > 128:
-            note("Stopped, and saved: `sfumato resume` goes on from here.")
+            run = getattr(asked, "run", None)
+            note(
+                f"Stopped, and saved in {run}. `sfumato resume {shlex.quote(str(run))}` goes on from here."
+                if run
+                else "Stopped, and saved: `sfumato resume RUN` goes on from here."
+            )
         return code
     except Exception as error:
         if debug:

@@ -59,10 +59,8 @@ def progress(title: str, unit: str = "images") -> Iterator[Callable[[int, int], 
     """Yields watch(done, total): a bar on a terminal, else a line every EVERY seconds."""
     if sys.stderr.isatty():
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        with bars_of(title, unit, Console(stderr=True)) as bars:
             bar = bars.add_task(title, total=None)
             yield lambda done, total: bars.update(bar, completed=done, total=total)
         return
@@ -75,6 +73,19 @@ def progress(title: str, unit: str = "images") -> Iterator[Callable[[int, int], 
             note(f"{title}: {done} of {total} {unit}")
 
     yield watch
+
+
+def bars_of(title: str, unit: str, console: Any) -> Any:
+    """The bar that `progress` shows, in one line of 60 columns: the bar gives way first, then the unit."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Column
+
+    narrow = console.width < 70
+    columns: list[Any] = [TextColumn(title, table_column=Column(no_wrap=True, overflow="ellipsis"))]
+    columns += [BarColumn(bar_width=10 if narrow else 40), MofNCompleteColumn()]
+    columns += [] if narrow else [TextColumn(unit)]
+    columns.append(TimeRemainingColumn(compact=narrow))
+    return Progress(*columns, console=console, transient=True)
 
 
 class _Stderr(logging.Handler):

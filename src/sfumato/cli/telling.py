@@ -9,11 +9,11 @@ from typing import Any
 from jsonargparse import Namespace
 
 from sfumato.cli.console import bytes_, count, note, progress, say, say_json, table
-from sfumato.cli.parser import Parser, Verb, Words, recipe_named
+from sfumato.cli.index import TOPICS, index
+from sfumato.cli.parser import Parser, Verb, Words
 from sfumato.cli.runs import open_run, record
 from sfumato.core.errors import SfumatoError, UnknownName, UsageError, WeightsError
 
-TOPICS = ("recipes", "codecs", "priors", "data", "metrics")
 ABOUT_DATA = ("name", "images", "captions", "side", "channels", "fingerprint")
 JUDGE_STEPS = 300  # of training the classifier behind the score "accuracy"; half a minute on a CPU
 SHOWN = 20  # skipped files that are named on a terminal; --json names all
@@ -31,38 +31,9 @@ def list_(args: Namespace) -> None:
 
     if args.topic not in TOPICS:
         raise UsageError(f"There is no list of {args.topic!r}. {nearest(args.topic, TOPICS)}")
-    rows: list[dict[str, Any]]
+    rows = index()[args.topic]
     if args.topic == "recipes":
-        from sfumato.recipes import RECIPES
-
-        rows = [
-            {"name": name, "summary": recipe.summary, "source": recipe.source, "dials": list(recipe.dials)}
-            for name, recipe in RECIPES.items()
-        ]
-    elif args.topic == "codecs":
-        from sfumato.recipes import RECIPES, latents
-
-        rows = [{"name": n, "summary": RECIPES[n].summary, "source": RECIPES[n].source} for n in latents.LEARNED]
-        rows += [{"name": n, "summary": about, "source": ""} for n, about in latents.READINGS.items()]
-    elif args.topic == "priors":
-        from sfumato.recipes.priors import PRIORS
-
-        rows = [{"name": name, "summary": c.summary, "source": c.source} for name, c in PRIORS.items()]
-    elif args.topic == "metrics":
-        from sfumato.metrics import METRICS
-
-        rows = [
-            {"name": name, "summary": m.about, "source": m.source, "needs": m.needs, "better": m.better}
-            for name, m in METRICS.items()
-        ]
-    else:
-        from sfumato.data import names
-
-        rows = [{"name": name, "summary": about, "source": "embedded"} for name, about in names().items()]
-        rows.append(
-            {"name": "PATH", "summary": "a folder, archive, webdataset or `datasets` directory", "source": "you"}
-        )
-        rows.append({"name": "hub:owner/name", "summary": "a data set of the hub", "source": "Hugging Face"})
+        rows = [{**row, "dials": [dial["name"] for dial in row["dials"]]} for row in rows]
     if args.json:
         say_json(rows)
     else:
@@ -73,12 +44,8 @@ def list_(args: Namespace) -> None:
 
 
 def _info_options(parser: Parser, words: Words) -> None:
-    from sfumato.recipes import RECIPES
-
     parser.add_argument("name", type=str, help="a recipe, a run folder, or hub:owner/name")
-    name = recipe_named(words, RECIPES)
-    if name is not None:
-        parser.add_dials(RECIPES[name].dials)
+    parser.add_dials(words)
     parser.add_json()
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from jsonargparse import Namespace
 
 from sfumato.cli.console import note, progress, say_json
-from sfumato.cli.parser import Parser, Verb, Words, recipe_named
+from sfumato.cli.parser import Parser, Verb, Words
 from sfumato.cli.runs import best_device
 from sfumato.cli.sets import add_reading
 from sfumato.core.errors import SfumatoError, UsageError
@@ -20,8 +20,6 @@ SCORED = 1000  # pictures for the scores at the end of a training; `sfumato scor
 
 
 def _train_options(parser: Parser, words: Words) -> None:
-    from sfumato.recipes import RECIPES
-
     parser.add_argument("recipe", type=str, help="`sfumato list recipes` names them; with it --help lists its dials")
     parser.add_argument("data", type=str, help="emoji, scenes, digits, a path, or hub:owner/name")
     parser.add_argument("--out", type=str, required=True, help="the run folder to make")
@@ -31,7 +29,14 @@ def _train_options(parser: Parser, words: Words) -> None:
     parser.add_argument("--minutes", type=float | None, default=None, help="for all stages together, instead of steps")
     parser.add_argument("--batch", type=int | None, default=None, help="pictures a step")
     parser.add_argument(
-        "--from", dest="from_", type=str, action="append", default=None, metavar="STAGE=RUN", help="takes a stage over"
+        "--from",
+        dest="from_",
+        type=str,
+        nargs="+",
+        action="extend",
+        default=None,
+        metavar="STAGE=RUN",
+        help="takes a stage over",
     )
     parser.add_argument("--precision", type=Literal["fp32", "bf16"], default="fp32", help="of the arithmetic")
     parser.add_argument("--device", type=str | None, default=None, help="cpu, cuda or mps; the best if not given")
@@ -60,9 +65,7 @@ def _train_options(parser: Parser, words: Words) -> None:
     parser.add_argument("--score", type=int, default=SCORED, help="pictures for the scores at the end; 0: no scores")
     parser.add_seed("of the whole training: first weights, order of the data, noise")
     parser.add_json()
-    name = recipe_named(words, RECIPES)
-    if name is not None:
-        parser.add_dials(RECIPES[name].dials, skip=OWN)
+    parser.add_dials(words, skip=OWN)
 
 
 def train(args: Namespace) -> None:

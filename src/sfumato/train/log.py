@@ -20,12 +20,14 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from sfumato.checkpoint.disk import disk_errors, write_file
 from sfumato.train.fit import Step
 
 EVERY = 10  # steps
 PIPED = 30.0  # seconds between two lines where no terminal is
+WIDE = 90  # columns from which there is room for a bar beside what is said
 
 
 class Log:
@@ -164,27 +166,31 @@ class Lines(Silence):
 
 
 class Bar(Silence):
-    """A progress bar with rate, loss and the time that is left."""
+    """A progress bar with rate, loss and the time that is left, in one line of 60 columns: where a terminal is narrow,
+    the bar itself gives way."""
 
-    def __init__(self, stage: str):
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[said]}"),
-            TimeRemainingColumn(),
-        )
-        self.progress = Progress(*columns, console=Console(stderr=True))
+    def __init__(self, stage: str, console: Console | None = None):
+        console = Console(stderr=True) if console is None else console
+        columns = [
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            *([] if console.width < WIDE else [BarColumn()]),
+            TextColumn("{task.fields[said]}", table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(compact=True),
+        ]
+        self.progress = Progress(*columns, console=console)
         self.task: TaskID = self.progress.add_task(stage, total=1.0, said="")
         self.progress.start()
 
     def step(self, step: Step) -> None:
-        self.progress.update(self.task, completed=step.progress, said=describe(step))
+        self.progress.update(self.task, completed=step.progress, said=describe(step, brief=True))
 
     def close(self) -> None:
         self.progress.stop()
 
 
-def describe(step: Step) -> str:
-    """One step in a line."""
+def describe(step: Step, brief: bool = False) -> str:
+    """One step in a line; `brief` leaves room beside it for the stage and the time, on 60 columns."""
     loss = f"skipped, {step.skipped}" if step.skipped else f"loss {step.loss:.4g}"
-    return f"{step.progress:4.0%}  step {step.step}  {loss}  {step.rows / step.seconds:.3g} images/s"
+    speed = step.rows / step.seconds
+    said = f"{speed:.3g} images/s" if not brief else f"{speed:.3g}/s" if speed < 1000 else f"{speed / 1000:.3g}k/s"
+    return f"{step.progress:4.0%}  step {step.step}  {loss}  {said}"

@@ -36,6 +36,7 @@ from sfumato.checkpoint import (
     write_json,
 )
 from sfumato.checkpoint import steps as saved_steps
+from sfumato.checkpoint.hub import missing
 from sfumato.core.errors import UsageError, WeightsError
 from sfumato.core.noise import derive
 from sfumato.core.registry import nearest
@@ -179,6 +180,8 @@ def resume(
     all, and its rate decays over the longer whole.
     """
     run = Path(out)
+    if not run.exists():
+        raise missing(str(out))
     if not (run / "train.json").exists():
         raise UsageError(f"{run} holds no run: there is no train.json in it.")
     request = read_request(run / "train.json")
