@@ -33,7 +33,7 @@ from sfumato.data.source import BUDGET, Source
 from sfumato.data.tables import inside
 
 MOST_SHARDS = 100_000
-RATIO, SUSPECT = 250, 16 * 2**20  # times that a member may have shrunk, if it is longer than so many bytes
+RATIO, SUSPECT = 100, 16 * 2**20  # times that a member may have shrunk, if it is longer than so many bytes
 OTHERS = {  # by their first bytes
     b"7z\xbc\xaf": "a 7z archive",
     b"Rar!": "a rar archive",
@@ -216,12 +216,12 @@ def _packed_tar(path: Path, shard: str) -> Iterator[Entry]:
 # ---- names ----
 
 # What the systems of a country write where there is no flag, and which letters are common there. The first is what
-# many tools write without saying so; the last, which everything is, is the standard's.
+# many tools write without saying so. Korean bytes are common Chinese ones too, so names of a few letters cannot be told
+# apart: they read as Chinese, and the warning says so.
 ENCODINGS: dict[str, Callable[[str], bool]] = {
     "utf-8": str.isprintable,
     "gbk": lambda c: 0xB0 <= c.encode("gb2312", "ignore")[:1].ljust(1, b"\0")[0] <= 0xD7,  # level 1: 3,755 in daily use
     "cp932": lambda c: "\u3040" <= c <= "\u30ff" or "\u4e00" <= c <= "\u9fff",
-    "cp949": lambda c: "\uac00" <= c <= "\ud7a3",
     "big5": lambda c: 0xA4 <= c.encode("big5", "ignore")[:1].ljust(1, b"\0")[0] <= 0xC6,  # level 1
 }
 SURE = 0.7  # the part of the letters that must be common ones
@@ -242,7 +242,11 @@ def zip_names(members: list[zipfile.ZipInfo]) -> list[str]:
     encoding = _encoding_of([name for name in raw if name is not None])
     if encoding is None:
         return names
-    log.warning("A zip does not say in which encoding its names are; they are read as %s.", encoding.upper())
+    log.warning(
+        "A zip does not say in which encoding its names are; they are read as %s. If they look wrong, make the zip anew "
+        "with UTF-8 names.",
+        encoding.upper(),
+    )
     return [name if data is None else data.decode(encoding) for name, data in zip(names, raw)]
 
 

@@ -74,8 +74,9 @@ def plain(path: str) -> str:
 
 def is_run(folder: Path) -> bool:
     """Whether a folder is a run of ours, or the model of one."""
-    made = any((folder / name).is_file() for name in ("train.json", "recipe.json"))
-    return made and any((folder / name).exists() for name in ("model", "checkpoints", "metrics.jsonl", "manifest.json"))
+    made = any(os.path.isfile(folder / name) for name in ("train.json", "recipe.json"))
+    beside = ("model", "checkpoints", "metrics.jsonl", "manifest.json")
+    return made and any(os.path.exists(folder / name) for name in beside)
 
 
 def homes(root: Path) -> tuple[Path, ...]:
