@@ -150,8 +150,8 @@ def _refuse_unknown(recipe: Mapping[str, Any], path: Path) -> None:
         by = versions.get("sfumato") if isinstance(versions, dict) else None
         raise WeightsError(
             f"{path} names the recipe {recipe['name'][:60]!r}, which sfumato {VERSION} does not have: it was made by "
-            f"{f'sfumato {by}' if isinstance(by, str) else 'a newer sfumato'}, or is not ours. Upgrade sfumato, or "
-            f"look where it came from. {str(error).split('. ', 1)[-1]}"
+            f"{f'sfumato {by}' if isinstance(by, str) and by != VERSION else 'a newer sfumato'}, or is not ours. "
+            f"Upgrade sfumato, or look where it came from. {str(error).split('. ', 1)[-1]}"
         ) from None
 
 
