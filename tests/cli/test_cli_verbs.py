@@ -436,7 +436,17 @@ def test_score_writes_scores_with_their_protocol(trained, capsys, tmp_path):
     assert set(found) == {"scores", "protocol"}
     assert set(found["scores"]) == {"psnr", "usage"}
     assert found["protocol"]["reference"]["count"] == 16
-    assert json.loads((tmp_path / "scores.json").read_text()) == found
+    kept = json.loads((tmp_path / "scores.json").read_text())
+    assert kept["scores"] == found["scores"]
+    assert kept["protocol"] == {**found["protocol"], "split": "train"}
+    assert [record["name"] for record in kept["records"]] == ["psnr", "usage"]
+    # another measurement is added, and what was measured before stays
+    words = ["score", trained[0], "digits", "--metrics", "ssim", "-n", 8, "--features", "random", "--split", "test"]
+    assert here(capsys, *words, "--out", tmp_path / "scores.json")[0] == 0
+    again = json.loads((tmp_path / "scores.json").read_text())
+    assert set(again["scores"]) == {"psnr", "usage", "ssim"}
+    assert again["records"][:2] == kept["records"]
+    assert [r["protocol"]["split"] for r in again["records"]] == ["train", "train", "test"]
 
 
 def test_a_reader_that_leaves_is_no_error(tmp_path):

@@ -243,8 +243,8 @@ def zip_names(members: list[zipfile.ZipInfo]) -> list[str]:
     if encoding is None:
         return names
     log.warning(
-        "A zip does not say in which encoding its names are; they are read as %s. If they look wrong, make the zip anew "
-        "with UTF-8 names.",
+        "A zip does not say in which encoding its names are; they are read as %s. If they look wrong, make the zip "
+        "anew with UTF-8 names.",
         encoding.upper(),
     )
     return [name if data is None else data.decode(encoding) for name, data in zip(names, raw)]

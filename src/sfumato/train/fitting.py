@@ -72,7 +72,8 @@ def further(request: Request, system: Any, state: Any, steps: int | None, minute
         raise UsageError("This run has nothing that learns, so it cannot be trained longer.")
     if state is not None and state[1].get("stage") is None:
         done = 0.0 if minutes is None else float(state[1].get("spent", 0.0)) / 60
-        return replace(asked, further=names[-1], minutes=None if minutes is None else minutes + done)
+        at = int(state[1].get("offset", 0))
+        return replace(asked, further=names[-1], further_at=at, minutes=None if minutes is None else minutes + done)
     if (minutes is None) != (request.minutes is None) or (steps is not None and request.steps is None):
         unit = (
             "minutes" if request.minutes is not None else "steps" if request.steps is not None else "the plan's steps"

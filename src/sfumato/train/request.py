@@ -53,6 +53,7 @@ class Request:
     patience: int | None = None  # looks at the held-out part without a better loss that end a stage
     prompts: list[str] | None = None  # captions or classes of the sample grids
     further: str | None = None  # the stage that is trained on, after all were finished
+    further_at: int | None = None  # the run's step at which that begins
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.minutes is not None:

@@ -98,7 +98,8 @@ class Stages:
                 self._restored, self.stage_step = (tensors, record), record["training"]["step"]
         except (KeyError, TypeError) as error:
             raise damaged(error) from error
-        if self.request.further in self.finished and record["stage"] is None:
+        begins = record["stage"] is None and self.offset == self.request.further_at
+        if self.request.further in self.finished and begins:
             self.finished.remove(self.request.further)
 
     def go(self) -> None:
