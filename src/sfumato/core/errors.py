@@ -9,6 +9,7 @@ Diverged        training produced non-finite numbers again and again     4
 WeightsError    a file of weights is damaged or belongs elsewhere        1
 DiskError       the disk refused a write                                 1
 Locked          another process trains in the same run folder            1
+RankLost        a process of several died, or was stopped                1
 """
 
 LONGEST, KEPT = 900, 400  # characters of a line, and of the two ends of a longer one
@@ -62,4 +63,8 @@ class DiskError(SfumatoError, OSError):
 
 
 class Locked(SfumatoError, RuntimeError):
+    pass
+
+
+class RankLost(SfumatoError, RuntimeError):
     pass

@@ -48,6 +48,7 @@ from sfumato.train.held import split
 from sfumato.train.log import rewind
 from sfumato.train.opening import opening, say
 from sfumato.train.parallel import accelerator_for
+from sfumato.train.ranks import watched
 from sfumato.train.request import MOST_FILES, SCHEMA, Request, absolute, open_again, read_request
 from sfumato.train.stages import Stages
 from sfumato.train.stop import Stop
@@ -322,7 +323,7 @@ def _go(
     accelerator: Accelerator,
     quiet: bool,
 ) -> Run:
-    with Stop() as stop:
+    with Stop() as stop, watched(accelerator.num_processes, run):
         stages = Stages(run, request, system, source, stop, accelerator, quiet, held)
         if state is not None:
             stages.restore(*state)
