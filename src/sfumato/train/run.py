@@ -323,7 +323,7 @@ def _go(
     accelerator: Accelerator,
     quiet: bool,
 ) -> Run:
-    with Stop() as stop, watched(accelerator.num_processes, run):
+    with Stop(run) as stop, watched(accelerator.num_processes, run):
         stages = Stages(run, request, system, source, stop, accelerator, quiet, held)
         if state is not None:
             stages.restore(*state)

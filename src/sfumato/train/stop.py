@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -17,13 +18,16 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(SystemExit):
-    """The training ended because it was asked to; `code` is 143 or 130. What was done is saved."""
+    """The training ended because it was asked to; `code` is 143 or 130. What was done is saved in `run`."""
+
+    run: Path | None = None
 
 
 class Stop:
     """A context that listens; outside the main thread, where Python hears no signals, it hears none."""
 
-    def __init__(self) -> None:
+    def __init__(self, run: Path | None = None) -> None:
+        self.run = run
         self.asked, self.patient = 0, False
         self._before: dict[int, Any] = {}
 
@@ -41,8 +45,13 @@ class Stop:
             os._exit(128 + number)  # no clean-up: the last checkpoint is whole, whatever is left undone now
         self.asked = number
         if not self.patient:
-            raise Stopped(128 + number)
+            raise self._stopped(number)
 
     def obey(self) -> None:
         if self.asked:
-            raise Stopped(128 + self.asked)
+            raise self._stopped(self.asked)
+
+    def _stopped(self, number: int) -> Stopped:
+        stopped = Stopped(128 + number)
+        stopped.run = self.run
+        return stopped
