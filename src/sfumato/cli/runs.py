@@ -44,9 +44,9 @@ def record(run: str, name: str) -> dict[str, Any]:
     path = Path(run) / name
     if not path.is_file():
         return {}
-    from sfumato.checkpoint import read_json
+    from sfumato.report.opened import record_of
 
-    return read_json(path)
+    return record_of(path)
 
 
 def image_space(system: Any) -> tuple[int, int, int]:

@@ -19,6 +19,30 @@ from sfumato.train.request import open_again
 log = logging.getLogger("sfumato")
 
 
+KINDS: dict[str, dict[str, Any]] = {  # of what is read of these files, by key
+    "data.json": {"name": str, "images": int, "captions": int, "side": int, "channels": int, "fingerprint": str}
+    | {"labels": dict, "sizes": dict, "modes": dict, "skipped": list, "warnings": list, "training": dict}
+    | {"classes": (list, type(None)), "files": dict, "parts": dict},
+    "scores.json": {"scores": dict, "protocol": dict, "records": list},
+}
+
+
+def record_of(path: Path) -> dict[str, Any]:
+    """data.json or scores.json without what is not of its own kind, which is said: the rest can be shown."""
+    found = read_json(path)
+    for key, kind in KINDS.get(path.name, {}).items():
+        if key in found and (not isinstance(found[key], kind) or (kind is int and isinstance(found[key], bool))):
+            log.warning("%s is damaged: %r cannot be %s; it is left out.", path, key, str(found.pop(key))[:60])
+    scores = found.get("scores", {}) if path.name == "scores.json" else {}
+    for name in [n for n, value in scores.items() if isinstance(value, bool) or not isinstance(value, int | float)]:
+        log.warning("%s is damaged: the score %r is no number; it is left out.", path, name)
+        del scores[name]
+    skipped = found.get("skipped", [])
+    if not all(isinstance(line, dict) for line in skipped):
+        found["skipped"] = [line for line in skipped if isinstance(line, dict)]
+    return found
+
+
 @dataclass
 class Opened:
     """A run folder, each part read at its first use; `problems` gathers why a part cannot be had."""
@@ -31,7 +55,7 @@ class Opened:
 
     def record(self, name: str) -> dict[str, Any]:
         with contextlib.suppress(SfumatoError):
-            return read_json(self.path / name)
+            return record_of(self.path / name)
         return {}
 
     @cached_property
