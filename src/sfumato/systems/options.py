@@ -30,7 +30,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "search": (0, 1_000_000),
     "top_k": (1, LARGE),
     "top_p": (0, 1),
-    "temperature": (0, 1000),
+    "temperature": (0, 1e30),  # all noise, and still finite
     "choice_temperature": (0, LARGE),
     "truncation": (0, LARGE),
     "softness": (1e-3, 1e3),
@@ -83,7 +83,7 @@ def check_range(name: str, value: Any) -> None:
         except OverflowError:  # a whole number that no float holds
             fine = False
         if not fine:
-            wanted = "a finite number" if math.isinf(low) else f"numbers from {low:g} to {high:g}"
+            wanted = "a finite number" + ("" if math.isinf(low) else f" from {low:g} to {high:g}")
             raise UsageError(f"{name} takes {wanted}, not {str(number)[:40]}.")
 
 
