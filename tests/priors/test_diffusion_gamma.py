@@ -119,9 +119,11 @@ def test_one_softness_of_the_order_by_size_is_plain_diffusion():
 
 
 def test_equal_schedules_are_plain_diffusion_bit_for_bit():
-    """E7: loss, samples and bound of a path per component whose schedules agree are those of the scalar path. 64 rows fill
-    the vectors of any processor: the tail of a row of numbers goes through another routine, which rounds otherwise (with
-    8 rows the two differed in the last bit where vectors hold 8 numbers, and agreed where they hold 16)."""
+    """E7: loss, samples and bound of a path per component whose schedules agree are those of the scalar path.
+
+    64 rows fill the vectors of any processor. The tail of a row of numbers goes through another routine, which rounds
+    otherwise: with 8 rows the two differed in the last bit where vectors hold 8 numbers.
+    """
     rows = 64
     covariance = torch.eye(D, dtype=torch.float64) * 0.3 + 0.2
     plain = LogLinear(-11.0, 5.0)
