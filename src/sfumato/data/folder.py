@@ -35,7 +35,13 @@ NAMED = 3  # files that a warning names
 def open_folder(path: Path, look: Look, split: str) -> Source:
     if is_run(path):
         raise DataError(f"{path} is a run of sfumato, and no set of pictures. Name the folder that it was trained on.")
-    return open_entries(str(path), list(walk(path)), look, split)
+    entries = list(walk(path))
+    packed = sorted({entry.suffix for entry in entries} & {".parquet", ".tar", ".zip"})
+    if packed and all(entry.suffix in kinds.PLAIN or entry.aside for entry in entries):
+        shown = next(entry.folder for entry in entries if entry.suffix == packed[0])
+        pattern = path / shown / f"*{packed[0]}"
+        raise DataError(f"{path} holds no pictures, but {packed[0]} files. Name these, as in '{pattern}'.")
+    return open_entries(str(path), entries, look, split)
 
 
 @dataclass

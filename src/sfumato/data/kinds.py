@@ -16,7 +16,7 @@ import re
 from collections import defaultdict
 
 from sfumato.core.errors import ImageError
-from sfumato.data.decode import FORMATS, MAX_BYTES
+from sfumato.data.decode import FORMATS
 from sfumato.data.listing import Entry
 
 PICTURES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"}
@@ -38,12 +38,13 @@ MAPS = {
     "annotation", "annotations", "depth", "depths", "matte", "mattes", "alpha", "gt", "groundtruth",
 }  # fmt: skip
 MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
+SNIFFED = 64 * 2**20  # bytes of a file without a known suffix, beyond which it is not looked into
 _BOX = re.compile(r"\d+(\s+-?\d*\.?\d+([eE][-+]?\d+)?){4,}")
 
 
 def looks_like_a_picture(entry: Entry) -> bool:
     try:
-        return entry.read(MAX_BYTES).startswith(MAGIC)
+        return entry.read(SNIFFED).startswith(MAGIC)
     except ImageError:
         return False
 
