@@ -9,9 +9,10 @@ bytes. A webdataset sample is what shares a path without suffix: 000.jpg with 00
 
 from __future__ import annotations
 
+import bz2
 import glob
+import gzip
 import itertools
-import logging
 import lzma
 import os
 import re
@@ -22,11 +23,12 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from sfumato.core.errors import DataError, ImageError, UnknownName
 from sfumato.data import kinds
 from sfumato.data.assemble import Look
-from sfumato.data.decode import MAX_BYTES
+from sfumato.data.decode import HEIF, MAX_BYTES
 from sfumato.data.folder import open_entries
 from sfumato.data.listing import Entry, nothing, passed_over
 from sfumato.data.source import BUDGET, Source
@@ -34,6 +36,11 @@ from sfumato.data.tables import inside
 
 MOST_SHARDS = 100_000
 RATIO, SUSPECT = 100, 16 * 2**20  # times that a member may have shrunk, if it is longer than so many bytes
+MOST = 128 * 2**20  # bytes of all members of a compressed tar, up to which they may have shrunk by any factor
+CHUNK = 2**20
+SHRUNK = f"shrunk more than {RATIO} times, as no picture does"
+PACKED = (b"PK", b"\x1f\x8b", b"BZh", b"\xfd7zXZ")
+CALLED = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".tbz2", ".txz")  # what is damaged if it does not begin so
 OTHERS = {  # by their first bytes
     b"7z\xbc\xaf": "a 7z archive",
     b"Rar!": "a rar archive",
@@ -44,7 +51,6 @@ OTHERS = {  # by their first bytes
     b"SQLite": "a database",
     b"ARROW1": "an Arrow file",
 }
-log = logging.getLogger("sfumato")
 _BROKEN = (  # what tarfile, zipfile and the decompressors raise on damage
     OSError, EOFError, ValueError, NotImplementedError, RuntimeError, KeyError, IndexError, OverflowError,
     zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile,
@@ -84,20 +90,22 @@ def _braces(pattern: str) -> list[str]:
 
 def open_archives(name: str, shards: list[Path], look: Look, split: str) -> Source:
     entries: list[Entry] = []
+    warnings: list[str] = []
     for shard in shards:
-        entries += list(members(shard, shard.name if len(shards) > 1 else ""))
-    return open_entries(name, entries, look, split)
+        entries += list(members(shard, shard.name if len(shards) > 1 else "", warnings))
+    return open_entries(name, entries, look, split, warnings)
 
 
-def members(path: Path, shard: str = "") -> Iterator[Entry]:
-    """The files in an archive; what the archive breaks off with comes as an entry with a problem."""
+def members(path: Path, shard: str = "", warnings: list[str] | None = None) -> Iterator[Entry]:
+    """The files in an archive; what the archive breaks off with comes as an entry with a problem. `warnings` gets what
+    is to be said of its names."""
     try:
         with open(path, "rb") as file:
-            start = file.read(8)
+            start = file.read(512)
         refuse_other(path, start)
         if start.startswith(b"PK"):
-            yield from _zip(path, shard)
-        elif start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ")):
+            yield from _zip(path, shard, [] if warnings is None else warnings)
+        elif start.startswith(PACKED):
             yield from _packed_tar(path, shard)
         else:
             yield from _tar(path, shard)
@@ -109,11 +117,19 @@ def members(path: Path, shard: str = "") -> Iterator[Entry]:
 
 def refuse_other(path: Path, start: bytes) -> None:
     """DataError for a file that is no archive, in words that say what it is."""
-    if start.startswith(kinds.MAGIC):
+    if start.startswith(kinds.MAGIC) or start[4:12].startswith((b"ftypavif", *map(str.encode, HEIF))):
         raise DataError(f"{path} is one picture, and a set is a folder of them: put it into one and name the folder.")
     for magic, kind in OTHERS.items():
         if start.startswith(magic):
             raise DataError(f"{path} is {kind}, which is not read. Unpack it and name the folder, or make a zip of it.")
+    if "-ubyte" in path.name:
+        raise DataError(f"{path} is one of MNIST's four files: name the folder that they lie in.")
+    if path.suffix.lower() in (".txt", *kinds.METADATA):
+        raise DataError(
+            f"{path} is no set of pictures. If it tells of some, name the folder that it lies in with them."
+        )
+    if not start.startswith(PACKED) and start[257:262] != b"ustar" and path.suffix.lower() not in CALLED:
+        raise DataError(f"{path} is no archive that is known, and no set of pictures: name a folder, a zip or a tar.")
 
 
 def _entry(path: str, shard: str, read, size: int, problem: str | None) -> Entry | None:
@@ -127,7 +143,7 @@ def _entry(path: str, shard: str, read, size: int, problem: str | None) -> Entry
     return Entry(plain, read, problem, shard)
 
 
-def _zip(path: Path, shard: str) -> Iterator[Entry]:
+def _zip(path: Path, shard: str, warnings: list[str]) -> Iterator[Entry]:
     archive, lock = zipfile.ZipFile(path), threading.Lock()
 
     def reader(info: zipfile.ZipInfo):
@@ -145,7 +161,7 @@ def _zip(path: Path, shard: str) -> Iterator[Entry]:
 
         return read
 
-    names = zip_names(archive.infolist())
+    names = zip_names(archive.infolist(), warnings)
     for info, name in zip(archive.infolist(), names):
         if info.is_dir() or name.endswith("\\"):
             continue
@@ -154,7 +170,7 @@ def _zip(path: Path, shard: str) -> Iterator[Entry]:
         if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG):
             problem = "not a regular file"
         if info.file_size > max(SUSPECT, RATIO * info.compress_size):
-            problem = problem or f"shrunk more than {RATIO} times, as no picture does"
+            problem = problem or SHRUNK
         entry = _entry(name, shard, reader(info), info.file_size, problem)
         if entry is not None:
             yield entry
@@ -190,7 +206,7 @@ def _tar(path: Path, shard: str) -> Iterator[Entry]:
 
 def _packed_tar(path: Path, shard: str) -> Iterator[Entry]:
     held = 0
-    with tarfile.open(path, "r|*") as archive:
+    with open(path, "rb") as raw, _stream(raw) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
         for member in archive:
             if member.isdir():
                 continue
@@ -199,10 +215,7 @@ def _packed_tar(path: Path, shard: str) -> Iterator[Entry]:
                 problem = "too large"
             data = b""
             if problem is None:
-                file = archive.extractfile(member)
-                data = file.read(1024) if file is not None else b""
-                if file is not None and kinds.may_be_read(member.name, data):
-                    data += file.read()
+                data, problem = _unpacked(archive, member, raw, held)
                 held += len(data)
                 if held > BUDGET:
                     raise DataError(
@@ -211,6 +224,31 @@ def _packed_tar(path: Path, shard: str) -> Iterator[Entry]:
             entry = _entry(member.name, shard, lambda limit, data=data: data, member.size, problem)
             if entry is not None:
                 yield entry
+
+
+def _stream(raw: BinaryIO) -> BinaryIO:
+    """What `raw` holds packed, a little at a time; tarfile unpacks whole blocks, however long they become."""
+    start = raw.read(2)
+    raw.seek(0)
+    opener: Any = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}[start]
+    return opener(raw)
+
+
+def _unpacked(archive: tarfile.TarFile, member: tarfile.TarInfo, raw: BinaryIO, held: int) -> tuple[bytes, str | None]:
+    """(the bytes, None), or (nothing, why) where few bytes of `raw` became many: this member's, or all those held."""
+    file, before = archive.extractfile(member), raw.tell()
+    if file is None:
+        return b"", "not a regular file"
+    parts = [file.read(1024)]
+    if kinds.may_be_read(member.name, parts[0]):
+        size = len(parts[0])
+        while part := file.read(CHUNK):
+            parts.append(part)
+            size += len(part)
+            swollen = size > max(SUSPECT, RATIO * (raw.tell() - before))
+            if swollen or held + size > max(MOST, RATIO * raw.tell()):
+                return b"", SHRUNK
+    return b"".join(parts), None
 
 
 # ---- names ----
@@ -227,8 +265,8 @@ ENCODINGS: dict[str, Callable[[str], bool]] = {
 SURE = 0.7  # the part of the letters that must be common ones
 
 
-def zip_names(members: list[zipfile.ZipInfo]) -> list[str]:
-    """The members' names, as their makers meant them."""
+def zip_names(members: list[zipfile.ZipInfo], warnings: list[str]) -> list[str]:
+    """The members' names, as their makers meant them; a warning where that was to be guessed."""
     names = [info.filename for info in members]
     try:
         raw = [
@@ -242,10 +280,9 @@ def zip_names(members: list[zipfile.ZipInfo]) -> list[str]:
     encoding = _encoding_of([name for name in raw if name is not None])
     if encoding is None:
         return names
-    log.warning(
-        "A zip does not say in which encoding its names are; they are read as %s. If they look wrong, make the zip "
-        "anew with UTF-8 names.",
-        encoding.upper(),
+    warnings.append(
+        f"The zip does not say in which encoding its names are; they are read as {encoding.upper()}. If they look "
+        "wrong, make the zip anew with UTF-8 names."
     )
     return [name if data is None else data.decode(encoding) for name, data in zip(names, raw)]
 

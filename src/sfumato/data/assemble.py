@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from sfumato.data.doubts import Seen, doubts
 from sfumato.data.fit import fit, natural_side
 from sfumato.data.source import Source, Store
 
+LARGE = 64 * 2**20  # bytes of a file, beyond which files are read one at a time
 Failures = list[tuple[str, str]]  # (file, reason)
 
 
@@ -118,9 +120,20 @@ def _store(
 ) -> tuple[Store, dict[int, Seen]]:
     """The store, and what was seen of each loaded picture."""
     seen: dict[int, Seen] = {}
+    large = threading.Lock()
 
     def load(i: int) -> np.ndarray:
-        data = candidates[i].read(MAX_BYTES)
+        try:
+            data = candidates[i].read(LARGE)
+        except ImageError as error:
+            if error.reason != "too large":
+                raise
+        else:
+            return look_at(i, data)
+        with large:
+            return look_at(i, candidates[i].read(MAX_BYTES))
+
+    def look_at(i: int, data: bytes) -> np.ndarray:
         image, mode = picture(data, candidates[i].file, look.channels, look.background)
         pixels = fit(image, side)
         digest = hashlib.sha256(data).hexdigest()

@@ -21,9 +21,11 @@ A JPEG holds no checksum: damage inside one that still decodes to its last line 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import stat
+import threading
 import warnings
 import zlib
 from collections.abc import Sequence
@@ -39,6 +41,8 @@ HEIF = ("ftypheic", "ftypheix", "ftyphevc", "ftypheim", "ftypheis", "ftypmif1", 
 WANTED = "pip install 'sfumato[heif]'"  # what reads it
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 512 * 2**20  # an uncompressed 16-bit RGBA picture of MAX_PIXELS
+WIDE = 8_000_000  # pixels, beyond which pictures are decoded one at a time and composited in bands: memory
+_wide = threading.RLock()
 _PNG = b"\x89PNG\r\n\x1a\n"
 _SIXTEEN = ("I;16", "I;16L", "I;16B", "I;16N")
 
@@ -112,9 +116,10 @@ def picture(
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise ImageError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set: half pictures would pass. Unset it.", "truncated")
     try:
-        image.seek(0)
-        image.load()
-        return opaque(_upright(image), name, channels, background), mode
+        with _wide if image.width * image.height > WIDE else contextlib.nullcontext():
+            image.seek(0)
+            image.load()
+            return opaque(_upright(image), name, channels, background), mode
     except ImageError:
         raise
     except Exception as error:  # a decoder fed with damaged bytes may raise anything
@@ -127,14 +132,26 @@ def opaque(image: Image.Image, name: str, channels: int, background: str | tuple
     color = background_color(background)
     image = _eight_bits(image, name)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        ground = Image.new("RGBA", image.size, (*color, 255))
-        image = Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
+        image = _composited(image, color)
     target = "L" if channels == 1 else "RGB"
     if image.mode == target:
         return image
     if image.mode not in ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV"):
         raise ImageError(f"{name} has the pixel format {image.mode}, which has no stated conversion.", "pixel format")
     return image.convert(target) if image.mode in ("1", "L", "RGB") else image.convert("RGB").convert(target)
+
+
+def _composited(image: Image.Image, color: tuple[int, int, int]) -> Image.Image:
+    """RGB; in bands of at most WIDE pixels, since each is held several times."""
+    width, height = image.size
+    rows = max(WIDE // width, 1)
+    if rows >= height:
+        ground = Image.new("RGBA", image.size, (*color, 255))
+        return Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
+    made = Image.new("RGB", image.size)
+    for top in range(0, height, rows):
+        made.paste(_composited(image.crop((0, top, width, min(top + rows, height))), color), (0, top))
+    return made
 
 
 def _eight_bits(image: Image.Image, name: str) -> Image.Image:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import math
 import zlib
 from importlib import resources
 from pathlib import Path
@@ -26,6 +27,7 @@ from sfumato.data.source import Source, Store
 FASHION = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle-boot"]
 PARTS = {"train": "train", "test": "t10k"}
 LARGEST_FILE = 512 * 2**20
+RATIO, SMALL = 100, 16 * 2**20  # times that numbers may have shrunk, if there are more than so many
 
 
 def check_split(split: str, known: tuple[str, ...], name: str) -> None:
@@ -66,19 +68,23 @@ def open_idx(folder: Path, side: int | None, channels: int, split: str) -> Sourc
 
 
 def idx(path: Path, rank: int) -> np.ndarray:
-    data = read(path)
+    """The numbers of a file, plain or gzipped; unpacked as far as its header says, and at most RATIO times."""
+    data, start = read(path), 4 + 4 * rank
     try:
-        if data[:2] == b"\x1f\x8b":
-            with gzip.open(io.BytesIO(data)) as file:
-                data = file.read(LARGEST_FILE)
+        with gzip.open(io.BytesIO(data)) if data[:2] == b"\x1f\x8b" else io.BytesIO(data) as file:
+            head = file.read(start)
+            if len(head) < start or head[:3] != b"\0\0\x08" or head[3] != rank:
+                raise DataError(f"{path} is no idx file of uint8 with {rank} dimensions.")
+            shape = np.frombuffer(head, ">u4", rank, 4).astype(object).tolist()
+            size = math.prod(shape)
+            if size > max(SMALL, RATIO * len(data)) or size > LARGEST_FILE:
+                raise DataError(f"{path} says {'×'.join(map(str, shape))}, which its {len(data)} bytes cannot hold.")
+            body = np.frombuffer(file.read(size + 1), np.uint8)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} is damaged: {error}.") from error
-    if len(data) < 4 + 4 * rank or data[:3] != b"\0\0\x08" or data[3] != rank:
-        raise DataError(f"{path} is no idx file of uint8 with {rank} dimensions.")
-    shape = np.frombuffer(data, ">u4", rank, 4).astype(np.int64).tolist()
-    body = np.frombuffer(data, np.uint8, offset=4 + 4 * rank)
-    if len(body) != int(np.prod(shape)) or not len(body):
-        raise DataError(f"{path} says {'×'.join(map(str, shape))} but holds {len(body)} bytes.")
+    if len(body) != size or not size:
+        more = "more" if len(body) > size else len(body)
+        raise DataError(f"{path} says {'×'.join(map(str, shape))} but holds {more} bytes.")
     return body.reshape(shape)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 FLAT = 2  # levels of 256 between the darkest and the lightest pixel of a picture that shows nothing
-DARK = 16  # levels of 256 that no pixel of a 12-bit picture in a 16-bit file exceeds
+DARK = 64  # levels of 256 that no pixel exceeds where 14 bits or fewer lie in a 16-bit file
 FEW = 100  # pictures below which a model learns by heart
 LONG = 2.0  # times as long as wide, beyond which half of a picture is cropped away
 PART = 0.1  # of the set, from which on a doubt about single pictures is one about the set
@@ -56,12 +56,7 @@ def doubts(candidates: Sequence[Named], seen: Mapping[int, Seen], side: int, loo
         clear = any(seen[i].mode in CLEAR for i in flat)
         now = f" They are transparent, on {look.background}: try another --background." if clear else ""
         yield f"{len(flat)} of {n} pictures are of one colour all over ({candidates[flat[0]].file}).{now}"
-    deep = [one.high for one in seen.values() if one.mode in SIXTEEN]
-    if deep and max(deep) <= DARK:
-        yield (
-            f"No pixel of the {len(deep)} 16-bit pictures is brighter than {max(deep)} of 255: they seem to hold 12 "
-            "bits or fewer. Multiply their values by 16 (or stretch them to 65535) and save them again."
-        )
+    yield from _dark(seen)
     small = [one for one in seen.values() if min(one.width, one.height) < side]
     if len(small) >= PART * n and small:
         least = min(min(one.width, one.height) for one in small)
@@ -71,6 +66,23 @@ def doubts(candidates: Sequence[Named], seen: Mapping[int, Seen], side: int, loo
         yield f"{len(long)} of {n} pictures are more than twice as long as wide: their middle square is less than half."
     if n < FEW:
         yield f"{n} pictures are few: a model will learn them by heart. --augment (gan) and short trainings help."
+
+
+def _dark(seen: Mapping[int, Seen]) -> Iterator[str]:
+    deep = [one.high for one in seen.values() if one.mode in SIXTEEN]
+    highest = max((one.high for one in seen.values()), default=255)
+    if deep and max(deep) <= DARK:
+        bits = next(b for b in (8, 10, 12, 14) if max(deep) <= max(2 ** (b - 8), 1))
+        yield (
+            f"No pixel of the {len(deep)} 16-bit pictures is brighter than {max(deep)} of 255: they seem to hold "
+            f"{bits} bits or fewer. Multiply their values by {2 ** (16 - bits)} (or stretch them to 65535) and save "
+            "them again."
+        )
+    elif FLAT < highest <= DARK:
+        yield (
+            f"No pixel of the {len(seen)} pictures is brighter than {highest} of 255: they are nearly black. Stretch "
+            "their values to 255 (of 16 bits: to 65535) and save them again."
+        )
 
 
 def _twice(candidates: Sequence[Named], seen: Mapping[int, Seen]) -> Iterator[str]:

@@ -27,11 +27,13 @@ import gzip
 import hashlib
 import io
 import json
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from PIL import Image
@@ -39,7 +41,7 @@ from PIL import Image
 from sfumato.core.errors import DataError, UnknownName
 from sfumato.core.noise import derive
 from sfumato.core.registry import nearest
-from sfumato.data.decode import background_color, opaque
+from sfumato.data.decode import background_color, opaque, read
 from sfumato.data.fit import fit
 from sfumato.data.source import Source, Store
 
@@ -56,6 +58,7 @@ TOPICS = {
     "hands": lambda row: row["subgroup"].startswith("hand"),
     "travel": lambda row: row["group"] == "travel-places",
 }
+LARGEST_TABLE = 64 * 2**20
 Sprite = Callable[[int, str], Image.Image]  # row of the table, style → RGBA
 
 
@@ -221,8 +224,19 @@ def embedded_table() -> Table:
 @functools.lru_cache(maxsize=2)
 def emoji_folder(folder: Path) -> Table:
     """The full set: captions.jsonl.gz, and one npz per style with `data`, `offsets` and `row`."""
-    table = (folder / "captions.jsonl.gz").read_bytes()
-    rows = [json.loads(line) for line in gzip.decompress(table).decode().splitlines()]
+    try:
+        return _read_folder(folder)
+    except (OSError, EOFError, ValueError, KeyError, TypeError, RecursionError, zlib.error, BadZipFile) as error:
+        raise DataError(f"{folder} has the names of the emoji set, but cannot be read: {str(error)[:200]}.") from error
+
+
+def _read_folder(folder: Path) -> Table:
+    table = read(folder / "captions.jsonl.gz")
+    with gzip.open(io.BytesIO(table)) as packed:
+        lines = packed.read(LARGEST_TABLE + 1)
+    if len(lines) > LARGEST_TABLE:
+        raise DataError(f"{folder}/captions.jsonl.gz has more than {LARGEST_TABLE} bytes.")
+    rows = [json.loads(line) for line in lines.decode().splitlines()]
     rows = [{**row, "group": row["group"] or "other", "subgroup": row["subgroup"] or "other"} for row in rows]
     digest, blobs, places = hashlib.sha256(table), {}, {}
     for style, file in FILES.items():

@@ -35,7 +35,13 @@ NAMED = 3  # files that a warning names
 def open_folder(path: Path, look: Look, split: str) -> Source:
     if is_run(path):
         raise DataError(f"{path} is a run of sfumato, and no set of pictures. Name the folder that it was trained on.")
-    return open_entries(str(path), list(walk(path)), look, split)
+    entries = list(walk(path))
+    packed = sorted({entry.suffix for entry in entries} & {".parquet", ".tar", ".zip"})
+    if packed and all(entry.suffix in kinds.PLAIN or entry.aside for entry in entries):
+        shown = next(entry.folder for entry in entries if entry.suffix == packed[0])
+        pattern = path / shown / f"*{packed[0]}"
+        raise DataError(f"{path} holds no pictures, but {packed[0]} files. Name these, as in '{pattern}'.")
+    return open_entries(str(path), entries, look, split)
 
 
 @dataclass
@@ -51,6 +57,7 @@ class Found:
     used: set[str] = field(default_factory=set)  # of what looks like metadata, as it is shown
     unused: dict[str, str] = field(default_factory=dict)  # and why the others are not
     counts: Counter[str] = field(default_factory=Counter)  # what was met and left aside, one picture at a time
+    elsewhere: list[Entry] = field(default_factory=list)  # pictures of the parts that were not asked for
 
     def warn_of_the_unused(self) -> None:
         """One warning a reason."""
@@ -63,6 +70,8 @@ class Found:
             self.warnings.append(f"Not used, since {reason}: {', '.join(sorted(files)[:NAMED])}{more}.")
         if n := self.counts["boxes"]:
             self.warnings.append(f"{n} .txt files hold boxes (a class and numbers a line), and are no captions.")
+        if n := self.counts["json without words"]:
+            self.warnings.append(f"{n} .json files beside pictures have {tables.WANTED}, and say nothing.")
         if n := self.counts["several labels"]:
             self.warnings.append(f"{n} pictures have several labels each, which no class could be; they count as none.")
 
@@ -137,6 +146,7 @@ def _choose_part(found: Found, split: str, name: str) -> Parts:
     parts = Parts([(e.shard, e.path) for e in found.pictures], split, name)
     gone = {(e.shard, e.path) for e in found.pictures} - set(parts.paths)
     found.other += [(e.shown, "beside the parts") for e in found.pictures if (e.shard, e.path) in parts.aside]
+    found.elsewhere = [e for e in found.pictures if (e.shard, e.path) in gone - parts.aside]
     found.pictures = [e for e in found.pictures if (e.shard, e.path) in parts.paths]
     left_out = {path.rpartition("/")[0] for _, path in gone - parts.aside}
     left_out -= {path.rpartition("/")[0] for _, path in parts.paths}
@@ -160,10 +170,13 @@ def _by_sidecar(entry: Entry, found: Found, classes: dict[Key, str]) -> Candidat
                 if isinstance(error, DataError):
                     raise
                 return Candidate(where, entry.read, problem="json beside it is damaged")
+            said, words = None, None
             if isinstance(fields, dict):
-                said = tables.first(fields, tables.LABEL)
-                found.counts["several labels"] += tables.several(said)
-                label, texts = tables.label_of(said) or label, tables.texts_of(tables.first(fields, tables.TEXT))
+                fields = tables.folded(fields)
+                said, words = tables.first(fields, tables.LABEL), tables.first(fields, tables.TEXT)
+            found.counts["several labels"] += tables.several(said)
+            found.counts["json without words"] += said is None and words is None
+            label, texts = tables.label_of(said) or label, tables.texts_of(words)
         if ".cls" in files:
             text = captions.text_of(files[".cls"].read(captions.LARGEST_FILE), files[".cls"].shown)
             label = tables.label_of(text) or label
@@ -195,12 +208,12 @@ class Rows:
 def _table_rows(found: Found) -> Rows | None:
     """The rows of all tables that name pictures of the set; None where there are none. A table that is called metadata
     must be one; another is read as one if it names a picture, and else is left aside and said."""
-    key_of = _Lookup(found.pictures)
+    key_of, elsewhere = _Lookup(found.pictures), _Lookup(found.elsewhere)
     made, any_used = Rows(), False
     refused = {file for file, _ in (*found.bad, *found.other)}
     for table in found.tables:
         name = table.path.rpartition("/")[2].lower()
-        strict, bad = name in tables.NAMES, []
+        strict, bad, others = name in tables.NAMES, [], 0
         try:
             rows = list(tables.rows(table.read(LARGEST_TABLE), table.shown, table.folder))
         except ImageError as error:
@@ -211,6 +224,8 @@ def _table_rows(found: Found) -> Rows | None:
             found.other.append((table.shown, "not a picture"))
             found.unused[table.shown] = "no column of theirs names pictures" if "column" in str(error) else str(error)
             continue
+        if name == "metadata.json" and not any(kinds.named_as_a_picture(row.file) for row in rows):
+            strict = False  # what an album says of itself
         named = 0
         for row in rows:
             key = None if row.problem else key_of(table.shard, row.file)
@@ -221,6 +236,8 @@ def _table_rows(found: Found) -> Rows | None:
                 made.texts[key] += row.texts
                 made.labels[key] |= {row.label} - {None}  # type: ignore[arg-type]
                 found.counts["several labels"] += row.several
+            elif elsewhere(table.shard, row.file) is not None:
+                others += 1
             elif row.file not in refused:
                 bad.append((row.where, "no such picture"))
         if name == tables.STYLEGAN and (named or not rows):
@@ -231,9 +248,14 @@ def _table_rows(found: Found) -> Rows | None:
             found.used.add(table.shown)
             if not strict:
                 found.warnings.append(f"{table.shown} is read as metadata: it names {named} pictures of the set.")
+            if named and not any(row.label or row.texts or row.several for row in rows):
+                found.warnings.append(
+                    f"{table.shown} names pictures, but has {tables.WANTED}, so it says nothing of them."
+                )
         else:
-            found.other.append((table.shown, "not a picture"))
-            found.unused[table.shown] = "they name no picture of the set"
+            found.other.append((table.shown, "of another part" if others else "not a picture"))
+            if not others:
+                found.unused[table.shown] = "they name no picture of the set"
     if made.storage and not any_used:
         made.texts.clear()
     return made if any_used or made.storage else None

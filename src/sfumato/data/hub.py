@@ -15,6 +15,7 @@ from sfumato.core.errors import DataError, ImageError, SfumatoError, UnknownName
 from sfumato.core.registry import nearest
 from sfumato.data.assemble import Candidate, Look, assemble
 from sfumato.data.decode import read
+from sfumato.data.listing import walk
 from sfumato.data.source import BUDGET, Source
 from sfumato.data.tables import LABEL, MISSING_EXTRA, TEXT, label_of, texts_of
 
@@ -37,6 +38,9 @@ def _library(what: str) -> Any:
 
 def open_saved(path: Path, look: Look, split: str) -> Source:
     datasets = _library(f"{path}, a `datasets` directory,")
+    for entry in walk(path):  # the library would wait for what a pipe has to say
+        if entry.problem == "not a regular file":
+            raise DataError(f"{path} holds {entry.shown}, which is not a regular file, so it is not read.")
     try:
         loaded = datasets.load_from_disk(str(path))
     except Exception as error:  # whatever a damaged directory makes the library raise

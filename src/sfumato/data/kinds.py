@@ -1,9 +1,11 @@
 """What a file among pictures is: a picture, what is said of one, a table, a companion, or a picture that is not opened.
 
 companions     what cameras, phones and editors leave beside a picture: films, .AAE, .xmp, .THM, raw files beside
-               their JPEG, Takeout's a.jpg.json. They are listed as skipped and count as nothing bad
+               their JPEG, Takeout's a.jpg.json and a.jpg.supplemental-metadata.json. They are listed as skipped and
+               count as nothing bad
 maps           pictures that belong to another: a.seg.png beside a.jpg (a webdataset sample of several pictures),
-               a_mask.png beside a.jpg, masks/a.png beside images/a.jpg. They are left aside, and it is said
+               a_mask.png beside a.jpg, masks/a.png beside images/a.jpg, train_masks/a.png beside train_images/a.jpg.
+               They are left aside, and it is said
 boxes          a .txt of which every line is a class and four or more numbers (YOLO) is no caption
 """
 
@@ -14,7 +16,7 @@ import re
 from collections import defaultdict
 
 from sfumato.core.errors import ImageError
-from sfumato.data.decode import FORMATS, MAX_BYTES
+from sfumato.data.decode import FORMATS
 from sfumato.data.listing import Entry
 
 PICTURES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"}
@@ -32,17 +34,23 @@ RAW = {".cr2", ".cr3", ".nef", ".nrw", ".arw", ".dng", ".orf", ".rw2", ".raf", "
 METADATA = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".xml", ".yaml", ".yml")
 MAPS = {
     "mask", "masks", "seg", "segs", "segmentation", "segmentations", "segmap", "label", "labels", "labelids",
-    "instanceids", "annotation", "annotations", "depth", "depths", "matte", "mattes", "alpha", "gt", "groundtruth",
+    "instanceids", "segmentationclass", "segmentationobject",
+    "annotation", "annotations", "depth", "depths", "matte", "mattes", "alpha", "gt", "groundtruth",
 }  # fmt: skip
 MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
+SNIFFED = 64 * 2**20  # bytes of a file without a known suffix, beyond which it is not looked into
 _BOX = re.compile(r"\d+(\s+-?\d*\.?\d+([eE][-+]?\d+)?){4,}")
 
 
 def looks_like_a_picture(entry: Entry) -> bool:
     try:
-        return entry.read(MAX_BYTES).startswith(MAGIC)
+        return entry.read(SNIFFED).startswith(MAGIC)
     except ImageError:
         return False
+
+
+def named_as_a_picture(path: str) -> bool:
+    return os.path.splitext(path)[1].lower() in PICTURES | HEIC | RAW
 
 
 def may_be_read(path: str, start: bytes) -> bool:
@@ -68,15 +76,24 @@ def maps_among(pictures: list[Entry]) -> set[Entry]:
         before, dot, inner = name.partition(".")
         if dot and inner and (entry.shard, f"{folder}/{before}" if folder else before) in stems:
             found.add(entry)  # a.seg.png of a.jpg
-        head, _, tail = name.rpartition("_")
+        head, tail = _last_word(name)
         if head and tail in MAPS and (entry.shard, f"{folder}/{head}" if folder else head) in stems:
             found.add(entry)  # a_mask.png of a.jpg
         above, _, own = folder.rpartition("/")
         named[entry.shard, above, name][own].append(entry)
     for beside in named.values():
-        if len(beside) > 1 and (of := set(beside) & MAPS) and set(beside) - MAPS:
+        heads = [head for own in beside for head in {own, _last_word(own)[0]} if head]
+        words = {own: _last_word(own) for own in beside}
+        of = {own for own, (head, last) in words.items() if last in MAPS and (not head or heads.count(head) > 1)}
+        if of and set(beside) - of:
             found |= {entry for own in of for entry in beside[own]}  # masks/a.png of images/a.jpg
     return found
+
+
+def _last_word(name: str) -> tuple[str, str]:
+    """("train", "masks") of train_masks, train-masks or "train masks"; ("", "masks") of masks."""
+    *before, last = re.split(r"[_\- ]", name)
+    return name[: len(name) - len(last) - 1] if before else "", last
 
 
 def companion(entry: Entry, stems: set[tuple[str, str]], paths: set[tuple[str, str]]) -> str | None:
@@ -88,7 +105,8 @@ def companion(entry: Entry, stems: set[tuple[str, str]], paths: set[tuple[str, s
         return "what a camera or an editor keeps beside a picture"
     if entry.suffix in RAW and (entry.shard, entry.stem.casefold()) in stems:
         return "the raw file of a picture beside it"
-    if entry.suffix == ".json" and (entry.shard, entry.stem.casefold()) in paths:
+    before = entry.stem.casefold()
+    if entry.suffix == ".json" and any((entry.shard, stem) in paths for stem in (before, before.rpartition(".")[0])):
         return "what an album keeps beside a picture"
     return None
 

@@ -94,6 +94,10 @@ def _embedded(
 
 def _open_path(text: str, look: Look, split: str, language: str) -> Source:
     path = Path(text).expanduser()
+    try:
+        path.is_dir()
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise DataError(f"{text[:200]} cannot be opened: {error.strerror}.") from error
     if path.is_dir():
         if emoji.is_emoji_folder(path):
             table = emoji.emoji_folder(path.resolve())

@@ -1,7 +1,7 @@
 """Tables of what is said of pictures: metadata.jsonl, .csv, .tsv, .json, .parquet, and StyleGAN's dataset.json.
 
     file       a path from the folder of the table; one that leaves it is refused. The column is called file_name, or
-               one of FILE; backslashes are read as slashes, as Windows writes them
+               one of FILE, in any case; backslashes are read as slashes, as Windows writes them
     text       a caption or a list of captions; also called caption, captions or prompt. Numbers are captions too
     label      a word or a whole number; also called class or cls. Of a list of one, that one; a list of several labels
                is none that a class could be, and is left aside
@@ -33,6 +33,7 @@ NAMES = (*(f"metadata.{kind}" for kind in ("jsonl", "csv", "tsv", "json", "parqu
 KINDS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 FILE = ("file_name", "filename", "file", "image", "image_path", "image_name", "img", "path", "filepath", "file_path")
 TEXT, LABEL = ("text", "caption", "captions", "prompt"), ("label", "class", "cls")
+WANTED = f"neither captions ({', '.join(TEXT)}) nor a label ({', '.join(LABEL)})"
 MISSING_EXTRA = "{what} needs the extra `data`: pip install 'sfumato[data]'."
 
 
@@ -97,6 +98,11 @@ def first(fields: dict, keys: Iterable[str]) -> Any:
     return next((fields[key] for key in keys if fields.get(key) is not None), None)
 
 
+def folded(fields: dict) -> dict[str, Any]:
+    """The fields by their names in small letters; of two that differ in nothing else the later."""
+    return {str(key).strip().casefold(): value for key, value in fields.items()}
+
+
 def inside(folder: str, file: str) -> str | None:
     """folder/file in plain form, or None when it leaves the folder or is no relative path."""
     file = unicodedata.normalize("NFC", file.replace("\\", "/"))
@@ -109,6 +115,7 @@ def inside(folder: str, file: str) -> str | None:
 
 
 def _row(fields: dict, where: str, folder: str) -> Row:
+    fields = folded(fields)
     file = first(fields, FILE)
     if not isinstance(file, str):
         return Row(where, problem="no file_name")
@@ -168,11 +175,11 @@ def _hot(label: Any) -> Any:
 def _csv_lines(data: bytes, name: str) -> Iterator[tuple[int, dict | str]]:
     text = text_of(data, name)
     header = text.partition("\n")[0]
-    columns = {mark: [cell.strip().strip('"') for cell in header.split(mark)] for mark in ",;\t|"}
+    columns = {mark: [cell.strip().strip('"').casefold() for cell in header.split(mark)] for mark in ",;\t|"}
     mark = next((mark for mark, cells in columns.items() if set(cells) & set(FILE)), ",")
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=mark)
     try:
-        if not set(reader.fieldnames or ()) & set(FILE):
+        if not {str(column).strip().casefold() for column in reader.fieldnames or ()} & set(FILE):
             raise DataError(
                 f"{name} has no column file_name, but {', '.join(map(str, reader.fieldnames or ['none']))}."
             )
@@ -191,7 +198,7 @@ def _parquet_lines(data: bytes, name: str) -> Iterator[tuple[int, dict | str]]:
         raise DataError(MISSING_EXTRA.format(what=name)) from error
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
-        columns = [c for c in (*FILE, *TEXT, *LABEL) if c in file.schema_arrow.names]
+        columns = [c for c in file.schema_arrow.names if c.strip().casefold() in (*FILE, *TEXT, *LABEL)]
         table = file.read(columns=columns).to_pylist()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{name} is no Parquet file: {error}.") from error
