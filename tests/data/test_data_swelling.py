@@ -155,7 +155,11 @@ def test_a_name_that_no_disk_bears_is_refused():
         open_data("x" * 300)
 
 
-@pytest.mark.parametrize("packed", [b"no gzip", gzip.compress(b"[" * 5000), gzip.compress(bytes(70 * 2**20))])
+@pytest.mark.parametrize(
+    "packed",
+    [b"no gzip", gzip.compress(b"[" * 5000, mtime=0), gzip.compress(bytes(70 * 2**20), mtime=0)],
+    ids=["no gzip", "deep", "large"],
+)
 def test_a_damaged_emoji_folder_is_refused(tmp_path, packed):
     for name in EMOJI.values():
         put(tmp_path / name, b"PK")
