@@ -23,7 +23,7 @@ from sfumato.core.condition import Condition
 from sfumato.core.noise import Noise
 from sfumato.core.space import Tokens
 from sfumato.likelihoods import Categorical
-from sfumato.nn.causal import CausalNet
+from sfumato.nn.rows.causal import CausalNet
 from sfumato.priors.autoregressive import Autoregressive, choose
 
 VOCAB, WIDTH, DEPTH, HEADS = 4096, 512, 10, 8

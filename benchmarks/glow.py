@@ -24,7 +24,7 @@ import torch
 from sfumato.core.condition import Condition
 from sfumato.core.noise import Noise
 from sfumato.core.space import Grid
-from sfumato.nn.glow import Glow
+from sfumato.nn.pictures.glow import Glow
 from sfumato.priors.flow import Flow
 
 LEVELS, STEPS, BATCH, SPACE = 3, 8, 16, Grid(3, 32, 32)

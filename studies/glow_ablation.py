@@ -28,7 +28,7 @@ from common import Memory, canvas, learn, pictures, write
 
 from sfumato.codecs.pixels import Pixels
 from sfumato.core.space import Grid
-from sfumato.nn.glow import Glow
+from sfumato.nn.pictures.glow import Glow
 from sfumato.priors.flow import Flow
 from sfumato.recipes.plan import Plan
 from sfumato.systems import System

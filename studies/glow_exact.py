@@ -26,7 +26,7 @@ from sfumato.codecs.pixels import Pixels
 from sfumato.core.condition import Condition
 from sfumato.core.noise import Noise
 from sfumato.core.space import Grid
-from sfumato.nn.glow import Glow
+from sfumato.nn.pictures.glow import Glow
 from sfumato.priors.flow import Flow
 from sfumato.recipes.plan import Plan
 from sfumato.systems import System

@@ -4,5 +4,5 @@ from __future__ import annotations
 
 
 def pytest_make_parametrize_id(config, val, argname):
-    """Bytes are called by their argument and a number: what they hold (a gzip's time) differs between two collections."""
+    """Bytes are called by their argument and a number: what they hold, a time, differs between processes."""
     return argname if isinstance(val, bytes) else None

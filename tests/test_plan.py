@@ -75,7 +75,7 @@ def test_imports_follow_the_plan():
 @pytest.mark.parametrize(
     ("source", "found"),
     [
-        ("def f():\n    from sfumato.nn.unet import UNet", [("nn", 2)]),
+        ("def f():\n    from sfumato.nn.pictures.unet import UNet", [("nn", 2)]),
         ("from sfumato import nn, core", [("nn", 1), ("core", 1)]),
         ("import sfumato.priors.normal", [("priors", 1)]),
     ],

@@ -6,9 +6,9 @@ import torch
 from sfumato.core.condition import Condition
 from sfumato.core.errors import Misfit
 from sfumato.core.space import Grid
-from sfumato.nn.discriminator import DCDiscriminator, Discriminator, SNDiscriminator
-from sfumato.nn.generator import DCGenerator, Generator, SNGenerator
-from sfumato.nn.layers import Inverted, halved
+from sfumato.nn.parts.layers import Inverted, halved
+from sfumato.nn.players.discriminator import DCDiscriminator, Discriminator, SNDiscriminator
+from sfumato.nn.players.generator import DCGenerator, Generator, SNGenerator
 
 PAIRS = {
     "modern": (Generator, Discriminator, {"widths": (16, 32), "blocks": 1}),

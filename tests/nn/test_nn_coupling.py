@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from sfumato.core.condition import Condition
 from sfumato.core.errors import Misfit
-from sfumato.nn import spline
-from sfumato.nn.coupling import (
+from sfumato.nn.parts import spline
+from sfumato.nn.pictures.coupling import (
     COUPLINGS,
     FACTOR,
     GAUSSIAN,

@@ -6,10 +6,10 @@ import torch
 from sfumato.core.condition import Condition
 from sfumato.core.space import Grid, Sequence, Tokens
 from sfumato.nn import CausalNet, Critic, Decoder, DiT, Encoder, Ladder, MaskedNet, PatchNet, TokenNet, UNet, VectorNet
-from sfumato.nn.coupling import CouplingNet, SplitNet, TopNet
-from sfumato.nn.discriminator import DCDiscriminator, Discriminator, SNDiscriminator
-from sfumato.nn.generator import DCGenerator, Generator, SNGenerator
-from sfumato.nn.ladder import Level, resolutions
+from sfumato.nn.pictures.coupling import CouplingNet, SplitNet, TopNet
+from sfumato.nn.pictures.ladder import Level, resolutions
+from sfumato.nn.players.discriminator import DCDiscriminator, Discriminator, SNDiscriminator
+from sfumato.nn.players.generator import DCGenerator, Generator, SNGenerator
 
 B = 2
 

@@ -6,8 +6,8 @@ import torch
 from sfumato.core.condition import Condition
 from sfumato.core.errors import Misfit
 from sfumato.core.space import Grid
-from sfumato.nn.coupling import CouplingNet
-from sfumato.nn.glow import Glow, halvings
+from sfumato.nn.pictures.coupling import CouplingNet
+from sfumato.nn.pictures.glow import Glow, halvings
 
 COUPLINGS = ["affine", "additive", "spline"]
 

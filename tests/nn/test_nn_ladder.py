@@ -5,7 +5,7 @@ import torch
 
 from sfumato.core.condition import Condition
 from sfumato.core.errors import Misfit
-from sfumato.nn.ladder import Heard, Ladder, Leading, Level, Look, resolutions, spots
+from sfumato.nn.pictures.ladder import Heard, Ladder, Leading, Level, Look, resolutions, spots
 
 STYLES = ["bottleneck", "expansion"]
 

@@ -9,7 +9,7 @@ from torch import nn
 from sfumato.core.condition import Condition
 from sfumato.core.space import Tokens
 from sfumato.nn import CausalNet
-from sfumato.nn.packed import PackedLinear, packed, packed_product, precision
+from sfumato.nn.parts.packed import PackedLinear, packed, packed_product, precision
 
 AVAILABLE = torch.backends.mkldnn.is_available()
 

@@ -11,10 +11,10 @@ from sfumato.core.condition import Condition
 from sfumato.core.errors import Misfit
 from sfumato.core.space import Grid, Sequence, Tokens
 from sfumato.nn import Critic, Decoder, Encoder, MaskedNet, PatchNet, TokenNet, VectorNet
-from sfumato.nn.attention import Attention
-from sfumato.nn.embed import Positions, patchify, rotate, sinusoid, unpatchify
-from sfumato.nn.layers import group_norm
-from sfumato.nn.transformer import Mlp
+from sfumato.nn.parts.attention import Attention
+from sfumato.nn.parts.embed import Positions, patchify, rotate, sinusoid, unpatchify
+from sfumato.nn.parts.layers import group_norm
+from sfumato.nn.rows.transformer import Mlp
 
 # --- embeddings
 

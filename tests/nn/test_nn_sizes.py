@@ -6,8 +6,8 @@ import torch
 
 from sfumato.core.space import Grid, Tokens
 from sfumato.nn import CausalNet, Critic, Decoder, DiT, Encoder, PatchNet, UNet
-from sfumato.nn.discriminator import DCDiscriminator, Discriminator, SNDiscriminator
-from sfumato.nn.generator import DCGenerator, Generator, SNGenerator
+from sfumato.nn.players.discriminator import DCDiscriminator, Discriminator, SNDiscriminator
+from sfumato.nn.players.generator import DCGenerator, Generator, SNGenerator
 from sfumato.recipes.given import Doors
 from sfumato.recipes.networks import ladder
 from sfumato.recipes.sizes import VDVAE_PUBLISHED

@@ -10,7 +10,7 @@ from sfumato.core.condition import Condition
 from sfumato.core.errors import Misfit
 from sfumato.core.space import Sequence, Tokens
 from sfumato.nn import CausalNet
-from sfumato.nn.sparse import Pattern, attend, dalle
+from sfumato.nn.parts.sparse import Pattern, attend, dalle
 from sfumato.priors.orders import ORDERS, order_of
 
 # Step 10 of a 4 × 4 grid (row 2, column 2) looks at these; rows wrap and reach the cell above, as in DALL·E's figure

@@ -11,7 +11,7 @@ from sfumato.core.condition import Condition
 from sfumato.core.noise import Noise
 from sfumato.core.space import Grid, size
 from sfumato.nn import UNet
-from sfumato.nn.stated import MOST, Fine, Stated
+from sfumato.nn.parts.stated import MOST, Fine, Stated
 from sfumato.priors.diffusion import Diffusion, Staggered
 
 DATA = Grid(2, 8, 8)

@@ -10,8 +10,8 @@ from sfumato.core.condition import Condition
 from sfumato.core.errors import Misfit, UnknownName, UsageError
 from sfumato.core.noise import Noise
 from sfumato.core.space import Grid, Sequence
-from sfumato.nn.discriminator import Discriminator
-from sfumato.nn.generator import Generator
+from sfumato.nn.players.discriminator import Discriminator
+from sfumato.nn.players.generator import Generator
 from sfumato.priors.adversarial import Adversarial, Gallery, between, truncated
 from sfumato.priors.augment import AUGMENTATIONS, augmented
 

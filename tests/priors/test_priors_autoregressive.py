@@ -12,7 +12,7 @@ from sfumato.core.errors import UsageError
 from sfumato.core.noise import Noise
 from sfumato.core.space import Sequence, Tokens
 from sfumato.likelihoods import Categorical, Normal
-from sfumato.nn.causal import CausalNet
+from sfumato.nn.rows.causal import CausalNet
 from sfumato.priors import choice
 from sfumato.priors.autoregressive import Autoregressive, choose, shape
 

@@ -12,7 +12,7 @@ from sfumato.core.condition import Condition
 from sfumato.core.errors import Misfit, UsageError
 from sfumato.core.noise import Noise
 from sfumato.core.space import Grid, Tokens
-from sfumato.nn.glow import Glow
+from sfumato.nn.pictures.glow import Glow
 from sfumato.priors.flow import Flow
 from sfumato.recipes import Plan
 from sfumato.systems import System

@@ -17,7 +17,7 @@ from sfumato.core.noise import Noise
 from sfumato.core.space import Grid
 from sfumato.core.tensors import per_image
 from sfumato.likelihoods import DiscretisedLogisticMixture, Normal
-from sfumato.nn.ladder import Ladder, Level, resolutions
+from sfumato.nn.pictures.ladder import Ladder, Level, resolutions
 from sfumato.priors.guidance import Moments, apart, product
 from sfumato.priors.hierarchical import Hierarchical, kl, log_sigma, schedule, softplus, targets
 from sfumato.recipes import build

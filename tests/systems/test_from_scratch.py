@@ -20,7 +20,7 @@ from sfumato.core.contracts import Codec
 from sfumato.core.noise import Noise
 from sfumato.core.space import Grid, Sequence
 from sfumato.likelihoods import Normal
-from sfumato.nn.glow import Glow
+from sfumato.nn.pictures.glow import Glow
 from sfumato.priors.autoregressive import Autoregressive
 from sfumato.priors.flow import Flow
 from sfumato.priors.normal import Normal as NormalPrior

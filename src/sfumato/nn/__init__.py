@@ -1,16 +1,16 @@
 """Networks. They know nothing of generative models; recipes marry them to the mathematics."""
 
-from sfumato.nn.causal import CausalNet
-from sfumato.nn.critic import Critic
-from sfumato.nn.dit import DiT
-from sfumato.nn.encoders import PatchNet, TokenNet
-from sfumato.nn.glow import Glow
-from sfumato.nn.ladder import Ladder
-from sfumato.nn.masked import MaskedNet
-from sfumato.nn.pyramid import Decoder, Encoder
-from sfumato.nn.transformer import Transformer
-from sfumato.nn.unet import UNet
-from sfumato.nn.vector import VectorNet
+from sfumato.nn.pictures.glow import Glow
+from sfumato.nn.pictures.ladder import Ladder
+from sfumato.nn.pictures.pyramid import Decoder, Encoder
+from sfumato.nn.pictures.unet import UNet
+from sfumato.nn.players.critic import Critic
+from sfumato.nn.rows.causal import CausalNet
+from sfumato.nn.rows.dit import DiT
+from sfumato.nn.rows.encoders import PatchNet, TokenNet
+from sfumato.nn.rows.masked import MaskedNet
+from sfumato.nn.rows.transformer import Transformer
+from sfumato.nn.rows.vector import VectorNet
 
 __all__ = [
     "CausalNet",

@@ -27,10 +27,10 @@ from torch import Tensor, nn
 
 from sfumato.core.errors import WeightsError
 from sfumato.core.space import Tokens
-from sfumato.nn.causal import CausalNet
-from sfumato.nn.pyramid import Decoder, Encoder
-from sfumato.nn.transformer import Activation
-from sfumato.nn.unet import UNet
+from sfumato.nn.pictures.pyramid import Decoder, Encoder
+from sfumato.nn.pictures.unet import UNet
+from sfumato.nn.rows.causal import CausalNet
+from sfumato.nn.rows.transformer import Activation
 
 N = TypeVar("N", bound=nn.Module)
 Weights = dict[str, Tensor]

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 from sfumato.codecs.pixels import Pixels
 from sfumato.core.space import Grid
-from sfumato.nn.discriminator import DCDiscriminator, Discriminator, SNDiscriminator
-from sfumato.nn.generator import DCGenerator, Generator, SNGenerator
+from sfumato.nn.players.discriminator import DCDiscriminator, Discriminator, SNDiscriminator
+from sfumato.nn.players.generator import DCGenerator, Generator, SNGenerator
 from sfumato.priors.adversarial import Adversarial
 from sfumato.recipes.given import Doors, given
 from sfumato.recipes.sizes import DCGAN, GAME, SNGAN, Size, planner, side_for

@@ -25,8 +25,8 @@ from sfumato.core.errors import UsageError
 from sfumato.core.space import Grid
 from sfumato.likelihoods import Laplace, Likelihood, LogitLaplace, Normal
 from sfumato.losses import perceptual
-from sfumato.nn.critic import Critic
-from sfumato.nn.pyramid import Decoder, Encoder
+from sfumato.nn.pictures.pyramid import Decoder, Encoder
+from sfumato.nn.players.critic import Critic
 from sfumato.priors.normal import Normal as NormalPrior
 from sfumato.priors.normal import Uniform
 from sfumato.recipes.dials import MOST_CODES

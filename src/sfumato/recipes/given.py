@@ -8,7 +8,7 @@ from sfumato.codecs.words import Words
 from sfumato.conditioners import Labels, Several, Text
 from sfumato.core.contracts import Conditioner
 from sfumato.core.space import Tokens
-from sfumato.nn.encoders import TokenNet
+from sfumato.nn.rows.encoders import TokenNet
 from sfumato.recipes.sizes import READER, WORDS, Size
 
 

@@ -27,7 +27,7 @@ from sfumato.codecs.pixels import Pixels
 from sfumato.core.errors import UsageError
 from sfumato.core.space import Grid
 from sfumato.core.space import size as entries
-from sfumato.nn.stated import Fine, Stated
+from sfumato.nn.parts.stated import Fine, Stated
 from sfumato.priors.diffusion import Diffusion, Learned, Staggered
 from sfumato.recipes.given import given
 from sfumato.recipes.latents import codec_of

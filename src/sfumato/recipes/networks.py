@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from sfumato.core.space import Grid, Sequence, Tokens
-from sfumato.nn.causal import CausalNet
-from sfumato.nn.coupling import Coupling
-from sfumato.nn.dit import DiT
-from sfumato.nn.glow import Glow
-from sfumato.nn.ladder import Ladder, Level, resolutions
-from sfumato.nn.masked import MaskedNet
-from sfumato.nn.unet import UNet
-from sfumato.nn.vector import VectorNet
+from sfumato.nn.pictures.coupling import Coupling
+from sfumato.nn.pictures.glow import Glow
+from sfumato.nn.pictures.ladder import Ladder, Level, resolutions
+from sfumato.nn.pictures.unet import UNet
+from sfumato.nn.rows.causal import CausalNet
+from sfumato.nn.rows.dit import DiT
+from sfumato.nn.rows.masked import MaskedNet
+from sfumato.nn.rows.vector import VectorNet
 from sfumato.recipes.given import Doors
 from sfumato.recipes.sizes import Coupled, Rungs, Small, Trunk, Unet
 

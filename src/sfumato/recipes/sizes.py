@@ -245,7 +245,7 @@ def planner(kind: str, codec: str = "codec"):
 
 @dataclass(frozen=True)
 class Rungs:
-    """A ladder (nn/ladder.py). Per resolution, from one cell up: `rungs`, `blocks`, `ratio`, `attention`."""
+    """A ladder (nn/pictures/ladder.py). Per resolution, from one cell up: `rungs`, `blocks`, `ratio`, `attention`."""
 
     width: int
     rungs: tuple[int, ...]

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfumato.core.condition import Condition
-from sfumato.nn.embed import sinusoid
+from sfumato.nn.parts.embed import sinusoid
 
 MOST = 64  # tokens
 

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from sfumato.core.condition import Condition
 from sfumato.core.space import Grid
-from sfumato.nn.doors import check_doors
-from sfumato.nn.layers import Inverted, Layout, drawn, group_norm, halved
+from sfumato.nn.parts.doors import check_doors
+from sfumato.nn.parts.layers import Inverted, Layout, drawn, group_norm, halved
 
 COARSEST = 4  # a side, DCGAN's and everyone's since
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from sfumato.core.errors import Misfit
 from sfumato.core.space import Grid, Tokens
-from sfumato.nn.attention import causal_mask
-from sfumato.nn.embed import Kind, Positions, patchify
-from sfumato.nn.transformer import Activation, Norm, Transformer
+from sfumato.nn.parts.attention import causal_mask
+from sfumato.nn.parts.embed import Kind, Positions, patchify
+from sfumato.nn.rows.transformer import Activation, Norm, Transformer
 
 
 class TokenNet(nn.Module):

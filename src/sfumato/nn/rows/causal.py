@@ -27,12 +27,12 @@ from torch import Tensor, nn
 from sfumato.core.condition import Condition
 from sfumato.core.errors import Misfit
 from sfumato.core.space import Sequence, Tokens
-from sfumato.nn.attention import Attend, Cache, causal_mask
-from sfumato.nn.doors import check_doors
-from sfumato.nn.embed import Kind, Positions, Rotation
-from sfumato.nn.packed import packed, packed_product
-from sfumato.nn.sparse import attend, attend_at, patterns_of
-from sfumato.nn.transformer import Activation, Norm, Transformer
+from sfumato.nn.parts.attention import Attend, Cache, causal_mask
+from sfumato.nn.parts.doors import check_doors
+from sfumato.nn.parts.embed import Kind, Positions, Rotation
+from sfumato.nn.parts.packed import packed, packed_product
+from sfumato.nn.parts.sparse import attend, attend_at, patterns_of
+from sfumato.nn.rows.transformer import Activation, Norm, Transformer
 
 
 @dataclass

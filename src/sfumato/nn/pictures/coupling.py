@@ -34,8 +34,8 @@ from torch import Tensor, nn
 from sfumato.core.condition import Condition
 from sfumato.core.errors import Misfit
 from sfumato.core.tensors import per_image, wide
-from sfumato.nn import spline
-from sfumato.nn.doors import check_doors
+from sfumato.nn.parts import spline
+from sfumato.nn.parts.doors import check_doors
 
 Mixer = Literal["lu", "plain", "shuffle", "reverse"]
 Coupling = Literal["affine", "additive", "spline"]

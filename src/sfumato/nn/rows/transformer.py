@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfumato.core.errors import Misfit
-from sfumato.nn.attention import Attend, Attention, Cache
-from sfumato.nn.embed import Rotation
-from sfumato.nn.layers import RMSNorm, zero
+from sfumato.nn.parts.attention import Attend, Attention, Cache
+from sfumato.nn.parts.embed import Rotation
+from sfumato.nn.parts.layers import RMSNorm, zero
 
 Norm = Literal["layer", "rms"]
 Activation = Literal["gelu", "gelu_new", "quick", "swiglu", "geglu"]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from sfumato.core.errors import Misfit
-from sfumato.nn.layers import group_norm
+from sfumato.nn.parts.layers import group_norm
 
 Kind = Literal["group", "instance", "spectral", "none"]
 

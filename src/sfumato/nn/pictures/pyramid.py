@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfumato.core.errors import Misfit
-from sfumato.nn.attention import GridAttention
-from sfumato.nn.layers import Down, ResBlock, Up, group_norm
+from sfumato.nn.parts.attention import GridAttention
+from sfumato.nn.parts.layers import Down, ResBlock, Up, group_norm
 
 
 class Floor(nn.Module):

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sfumato.core.errors import Misfit
-from sfumato.nn.attention import causal_mask
+from sfumato.nn.parts.attention import causal_mask
 
 Name = Literal["row", "column", "convolution"]
 

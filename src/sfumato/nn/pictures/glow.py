@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from sfumato.core.errors import Misfit
 from sfumato.core.space import Grid, check
-from sfumato.nn.coupling import (
+from sfumato.nn.pictures.coupling import (
     COUPLINGS,
     GAUSSIAN,
     Coupling,

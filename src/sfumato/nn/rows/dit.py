@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from sfumato.core.condition import Condition
 from sfumato.core.space import Grid, check
-from sfumato.nn.doors import check_doors
-from sfumato.nn.embed import Kind, Positions, TimeEmbedding, patchify, unpatchify
-from sfumato.nn.layers import zero
-from sfumato.nn.transformer import Activation, Norm, Transformer
+from sfumato.nn.parts.doors import check_doors
+from sfumato.nn.parts.embed import Kind, Positions, TimeEmbedding, patchify, unpatchify
+from sfumato.nn.parts.layers import zero
+from sfumato.nn.rows.transformer import Activation, Norm, Transformer
 
 
 class DiT(nn.Module):

@@ -36,9 +36,9 @@ from torch import Tensor, nn
 
 from sfumato.core.condition import Condition
 from sfumato.core.errors import Misfit
-from sfumato.nn.attention import Attention
-from sfumato.nn.doors import check_doors
-from sfumato.nn.layers import zero
+from sfumato.nn.parts.attention import Attention
+from sfumato.nn.parts.doors import check_doors
+from sfumato.nn.parts.layers import zero
 
 Style = Literal["bottleneck", "expansion"]
 Side = tuple[int, int]

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfumato.core.errors import Misfit
-from sfumato.nn.embed import Rotation, rotate
-from sfumato.nn.layers import RMSNorm, group_norm, zero
+from sfumato.nn.parts.embed import Rotation, rotate
+from sfumato.nn.parts.layers import RMSNorm, group_norm, zero
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # (q, k, v), each (B, heads, T, d) → (B, heads, T, d)
 

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from sfumato.core.condition import Condition
 from sfumato.core.errors import Misfit
-from sfumato.nn.attention import GridAttention
-from sfumato.nn.doors import check_doors
-from sfumato.nn.embed import TimeEmbedding
-from sfumato.nn.layers import Down, Padding, ResBlock, Up, group_norm, zero
-from sfumato.nn.transformer import Transformer
+from sfumato.nn.parts.attention import GridAttention
+from sfumato.nn.parts.doors import check_doors
+from sfumato.nn.parts.embed import TimeEmbedding
+from sfumato.nn.parts.layers import Down, Padding, ResBlock, Up, group_norm, zero
+from sfumato.nn.rows.transformer import Transformer
 
 
 class GridTransformer(nn.Module):

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from sfumato.core.condition import Condition
 from sfumato.core.space import Sequence, check
-from sfumato.nn.doors import check_doors
-from sfumato.nn.embed import TimeEmbedding
-from sfumato.nn.layers import zero
+from sfumato.nn.parts.doors import check_doors
+from sfumato.nn.parts.embed import TimeEmbedding
+from sfumato.nn.parts.layers import zero
 
 
 class _Block(nn.Module):

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from sfumato.core.condition import Condition
 from sfumato.core.space import Sequence, Tokens
-from sfumato.nn.doors import check_doors
-from sfumato.nn.embed import Kind, Positions
-from sfumato.nn.transformer import Activation, Norm, Transformer
+from sfumato.nn.parts.doors import check_doors
+from sfumato.nn.parts.embed import Kind, Positions
+from sfumato.nn.rows.transformer import Activation, Norm, Transformer
 
 
 class MaskedNet(nn.Module):

@@ -25,9 +25,9 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from sfumato.core.condition import Condition
 from sfumato.core.space import Grid
-from sfumato.nn.doors import check_doors
-from sfumato.nn.generator import COARSEST, laddered
-from sfumato.nn.layers import LEAK, Inverted, drawn, group_norm, halved
+from sfumato.nn.parts.doors import check_doors
+from sfumato.nn.parts.layers import LEAK, Inverted, drawn, group_norm, halved
+from sfumato.nn.players.generator import COARSEST, laddered
 
 Norm = Callable[[Any], Any]
 

@@ -1,0 +1,1 @@
+"""Networks that go from coarse to fine in the plane: pyramids, U-Nets, ladders, flows."""

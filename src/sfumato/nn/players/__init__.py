@@ -1,0 +1,1 @@
+"""Networks of games: generators, and the critics that judge them."""

@@ -1,0 +1,1 @@
+"""Networks that go position by position: transformers over tokens, vectors and patches."""
