@@ -13,7 +13,7 @@ from sfumato.core.noise import Noise
 from sfumato.core.space import Grid, Sequence, Tokens
 from sfumato.core.tensors import per_image
 from sfumato.systems import Cascade, System
-from sfumato.systems.system import slerp
+from sfumato.systems.between import slerp
 
 SPACE = Grid(2, 4, 4)
 

@@ -58,6 +58,7 @@ class Words(Codec):
     """`encode` takes a list of B strings and gives (B, T) int64; `decode` goes back. `vocab` is an upper bound: few
     captions have fewer merges, and the letters left over are never used."""
 
+    reads = "text"
     exact = True
     discrete = True
     kind = "bound"  # one of several spellings of a text is counted: P(text) ≥ P(tokens)

@@ -7,8 +7,9 @@ One formula covers every likelihood. For an exact codec z = f(x) and w = log |de
 variational one z ~ q(z|x) and w = log p(x|z) − log q(z|x). For a quantising one q is one-hot and w = log p(x|z).
 
 A batch is a dict: "image" (B, C, H, W) float in [−1, 1], "label" (B,) int64, "text" list of B strings, "index" (B,)
-int64 (which picture of the set); "latent" stands for the image when latents were encoded before. Whatever the set
-lacks is absent. `given`, what a condition is made from, is the same dict without the image it describes.
+int64 (which row of the set). A codec says by `reads` which entry it encodes: the image, the text, or both, side by
+side; "latent" stands for it when latents were encoded before. Whatever the set lacks is absent. `given`, what a
+condition is made from, is the same dict without the entry that it describes.
 
 Every loss returns terms that add up, with weight one. `noise` is the source of randomness (None: torch's own) and
 `progress` in [0, 1] is how far the training stage has come; schedules are functions of it.
@@ -34,6 +35,7 @@ Terms = dict[str, Tensor]
 Batches = Callable[[], Iterable[Batch]]  # each call starts anew, so that a fit may pass over the data twice
 Kind = Literal["exact", "bound"]
 Known = tuple[Tensor, Tensor]  # a latent, and a bool mask of its shape: True where the latent is given
+Entry = Literal["image", "text"]  # of a batch
 Latents = Callable[[], Iterable[tuple[Tensor, Condition]]]  # the same pass over the data, as a prior sees it
 
 
@@ -74,12 +76,16 @@ class Objective(Protocol):
 class Codec(nn.Module, ABC):
     """Data x ↔ latent z in `space`.
 
+    x is a batch's entry `reads`: images (B, C, H, W), texts (B strings), or of two entries a tuple of both.
+
     Laws: decode(encode(x)) has the shape of x. encode is deterministic (the mean or mode of q). Where `exact`,
     decode inverts encode. A learned codec is an Objective; the defaults here make the others one with nothing to learn.
     """
 
     space: Space
-    data: Space  # what x is: Grid(C, H, W) for images
+    data: Space  # what x is: Grid(C, H, W) for images, Tokens(T, K) for texts; of two entries, the images'
+    reads: Entry | tuple[Entry, ...] = "image"
+    holds: tuple[Entry, ...] = ()  # the entries that may be given, each of which fixes a part of the latent: see `hold`
     exact: bool = False
     learned: bool = False
     discrete: bool = False  # whether log-probabilities of x are of 8-bit values (nats), not densities on [−1, 1]
@@ -91,6 +97,15 @@ class Codec(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, z: Tensor) -> Tensor: ...
+
+    def take(self, batch: Batch) -> Any:
+        """x, out of a batch."""
+        return batch[self.reads] if isinstance(self.reads, str) else tuple(batch[entry] for entry in self.reads)
+
+    def hold(self, given: Given, rows: int) -> Known:
+        """What the entries of `given` that are among `holds` fix of the latents. Of none of them: what stands for
+        "nothing given" in guidance."""
+        raise Misfit(f"No entry that is given fixes a part of what {type(self).__name__} yields.")
 
     def lift(self, x: Tensor, noise: Noise | None = None) -> tuple[Tensor, Tensor]:
         """(z, w) of the formula above; w (B,) in nats."""
@@ -182,6 +197,7 @@ class Prior(nn.Module, ABC):
 
     Laws: sample(c, noise)[i] depends on row i of c and of noise alone. `sample` takes keyword options of its own
     (steps, temperature, …), all with defaults, beside: null and guidance (p = u + s (c − u), 1 is unguided), and known.
+    A prior that takes `null_known` holds another latent where it computes the unguided u.
     """
 
     spaces: tuple[type, ...]

@@ -18,7 +18,7 @@ import inspect
 import math
 from collections.abc import Iterable
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -28,9 +28,7 @@ from sfumato.core.errors import Misfit, UsageError
 from sfumato.core.noise import derive
 from sfumato.systems.inputs import check_seeds, check_values
 from sfumato.systems.options import check_options
-
-if TYPE_CHECKING:
-    from sfumato.systems.system import System, Watch
+from sfumato.systems.whole import Watch, Whole
 
 
 class _Task(NamedTuple):
@@ -46,7 +44,7 @@ class _Task(NamedTuple):
 OWN = ("guidance", "batch")  # options of System.sample itself
 
 
-def default_stride(system: System, **options: Any) -> int:
+def default_stride(system: Whole, **options: Any) -> int:
     """An eighth of the window where the order rolls, else half of it; in whole cells of the codec's layout."""
     cell, wide = system.codec.cell, system.codec.data.shape[-1]
     eighth = max(wide // 8 // cell, 1) * cell
@@ -54,7 +52,7 @@ def default_stride(system: System, **options: Any) -> int:
 
 
 def extend(
-    system: System,
+    system: Whole,
     images: Tensor,
     right: int,
     given: Given | None = None,
@@ -96,7 +94,7 @@ def extend(
     return _by_windows(system, task) if rolls is None else _by_turns(system, task, *rolls)
 
 
-def _by_windows(system: System, task: _Task) -> Tensor:
+def _by_windows(system: Whole, task: _Task) -> Tensor:
     """One window after the other, each drawn to its end."""
     images, (high, wide), watch = task.images, system.codec.data.shape[-2:], task.watch
     width, cell = images.shape[-1], system.codec.cell
@@ -113,7 +111,7 @@ def _by_windows(system: System, task: _Task) -> Tensor:
     return images[..., : width + task.right]
 
 
-def _rolls(system: System, stride: int, options: dict[str, Any]) -> tuple[Any, int] | None:
+def _rolls(system: Whole, stride: int, options: dict[str, Any]) -> tuple[Any, int] | None:
     """(how the prior's order goes on by a stride, how many columns are finished at the end of a turn); None where it
     does not, or with options that belong to a whole window, or where less than a quarter of the window would be
     finished when a turn begins: too little to go on from."""
@@ -134,7 +132,7 @@ def _rolls(system: System, stride: int, options: dict[str, Any]) -> tuple[Any, i
 
 
 @torch.no_grad()
-def _by_turns(system: System, task: _Task, rolling: Any, done: int) -> Tensor:
+def _by_turns(system: Whole, task: _Task, rolling: Any, done: int) -> Tensor:
     """A stride a turn. The first begins with as much of the picture as is finished whenever a turn begins."""
     images, codec, prior = task.images, system.codec, cast(Any, system.prior)
     (high, wide), (n, width), cell = codec.data.shape[-2:], (len(images), images.shape[-1]), codec.cell

@@ -35,6 +35,17 @@ def check_images(images: Any, data: Grid, what: str = "images") -> Tensor:
     return check_values(images, what)
 
 
+def check_texts(texts: Any) -> list[str]:
+    """The texts, or Misfit unless they are a list of strings."""
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        raise Misfit(f"Texts are a list of strings, not {type(texts).__name__}. Of one: [text].")
+    found = list(texts)
+    wrong = next((one for one in found if not isinstance(one, str)), None)
+    if wrong is not None:
+        raise Misfit(f"Texts are strings, and this is {type(wrong).__name__}: {str(wrong)[:60]}.")
+    return found
+
+
 def check_values(images: Tensor, what: str = "images") -> Tensor:
     """Returns the images, or raises Misfit unless they are finite floats in [−1, 1], or not far from it."""
     if not images.is_floating_point():

@@ -21,7 +21,7 @@ from sfumato.core.contracts import Prior
 from sfumato.core.errors import UsageError
 from sfumato.core.registry import nearest
 
-GIVEN = ("condition", "noise", "null", "guidance", "known")  # by a System
+GIVEN = ("condition", "noise", "null", "guidance", "known", "null_known")  # by a System
 LARGE = 1e6  # beyond it a factor only makes infinities
 RANGES: dict[str, tuple[float, float]] = {
     "steps": (1, 100_000),

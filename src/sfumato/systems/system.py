@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sfumato.core.condition import Condition
 from sfumato.core.contracts import (
@@ -36,12 +35,12 @@ from sfumato.core.errors import Misfit, UsageError
 from sfumato.core.noise import Noise, derive
 from sfumato.core.registry import nearest
 from sfumato.core.space import Grid, Tokens, check, size
-from sfumato.systems import shown
+from sfumato.systems import matter, shown
+from sfumato.systems.between import interpolate
 from sfumato.systems.extend import extend
 from sfumato.systems.inputs import as_rows, check_batch, check_images, check_mask, check_seeds, take
 from sfumato.systems.options import check_options, check_scale
-
-Watch = Callable[[int, int], None]  # called with (images done, images in all)
+from sfumato.systems.whole import Watch
 
 
 class System(nn.Module):
@@ -75,14 +74,13 @@ class System(nn.Module):
         return found
 
     def loss(self, batch: Batch, player: int = 0, noise: Noise | None = None, progress: float = 1.0) -> Terms:
-        """The prior's terms on the latents of batch["image"] (or on batch["latent"]), given the rest of the batch."""
-        prior = self._prior()
-        z, rows = batch.get("latent"), batch.get("image", batch.get("latent"))
-        assert isinstance(rows, Tensor), "a batch has images or latents"
-        noise = Noise.ambient(len(rows), rows.device) if noise is None else noise
+        """The prior's terms on the latents of what the codec reads (or on batch["latent"]), given the rest."""
+        prior, z = self._prior(), batch.get("latent")
+        x = self.codec.take(batch) if z is None else z
+        noise = Noise.ambient(matter.count(x), self.device) if noise is None else noise
         if z is None:
             with torch.no_grad():
-                z = self.codec.latent(batch["image"], noise)
+                z = self.codec.latent(x, noise)
         condition = self._heard(batch, len(z), noise)
         if prior.hears_all and self.conditioner is not None:
             condition = replace(condition, full=self._heard(batch, len(z)))
@@ -121,8 +119,10 @@ class System(nn.Module):
         @torch.no_grad()
         def passed() -> Iterator[tuple[Tensor, Condition]]:
             for batch in batches():
-                x = batch.get("image")
-                z = batch["latent"] if x is None else self.codec.latent(x, Noise.ambient(len(x), x.device))
+                z = batch.get("latent")
+                if z is None:
+                    x = self.codec.take(batch)
+                    z = self.codec.latent(x, Noise.ambient(matter.count(x), self.device))
                 yield z, self._heard(batch, len(z))
 
         return passed
@@ -139,17 +139,17 @@ class System(nn.Module):
         return next((t.device for t in (*self.parameters(), *self.buffers())), torch.device("cpu"))
 
     @torch.no_grad()
-    def encode(self, images: Tensor, batch: int = 64) -> Tensor:
-        """(n, C, H, W) in [−1, 1] → latents in codec.space."""
-        return self._by_parts(self.codec.encode, check_images(images, self._pictures), batch)
+    def encode(self, x: Any, batch: int = 64) -> Tensor:
+        """What the codec reads (images (n, C, H, W) in [−1, 1]; texts, n strings) → latents in codec.space."""
+        return self._by_parts(self.codec.encode, matter.checked(x, self.codec), batch)
 
     @torch.no_grad()
-    def decode(self, z: Tensor, batch: int = 64) -> Tensor:
-        """Latents → (n, C, H, W), clamped to [−1, 1]."""
-        return self._by_parts(lambda part: self.codec.decode(part).clamp(-1, 1), self._checked(z), batch)
+    def decode(self, z: Tensor, batch: int = 64) -> Any:
+        """Latents → what the codec reads; images clamped to [−1, 1]."""
+        return self._by_parts(lambda part: matter.shown(self.codec.decode(part)), self._checked(z), batch)
 
-    def reconstruct(self, images: Tensor, batch: int = 64) -> Tensor:
-        return self.decode(self.encode(images, batch), batch)
+    def reconstruct(self, x: Any, batch: int = 64) -> Any:
+        return self.decode(self.encode(x, batch), batch)
 
     @torch.no_grad()
     def sample(
@@ -163,24 +163,35 @@ class System(nn.Module):
         known: Known | None = None,
         watch: Watch | None = None,
         **options: Any,
-    ) -> Tensor:
-        """(n, C, H, W) in [−1, 1]; image i is a function of seeds[i] and row i of `given`, for one `batch` size.
+    ) -> Any:
+        """What the codec reads: images (n, C, H, W) in [−1, 1], or n texts. Row i is a function of seeds[i] and of
+        row i of `given`, for one `batch` size.
 
         `given` maps the conditioner's keys to n values each, or to one for all; a label is a number or, where the
-        system knows its classes, a name. guidance: p = u + s (c − u); 1 is unguided, 0 unconditional. `known` =
-        (latents, mask) holds parts of the latent fixed. Options are the prior's
-        own (steps, temperature, top_k, …); an unknown one raises UsageError with the nearest.
+        system knows its classes, a name. Of a codec that reads two entries one may be given too, and the other is
+        drawn; of none both are. guidance: p = u + s (c − u); 1 is unguided, 0 unconditional. `known` = (latents, mask)
+        holds parts of the latent fixed. Options are the prior's own (steps, temperature, top_k, …); an unknown one
+        raises UsageError with the nearest.
         """
         prior, seeds = self._prior(), check_seeds(n, seeds)
         check_options(prior, options)
-        images = []
+        fixed = [key for key in given or {} if key in self.codec.holds]
+        if fixed and known is not None:
+            raise UsageError(
+                f"Parts of the latent are known, so {fixed[0]!r}, which fixes a part of it, cannot be given."
+            )
+        found = []
         for rows, noise, condition, null in self.rows(seeds, batch, given, guidance):
-            held = None if known is None else (known[0][rows].to(self.device), known[1][rows].to(self.device))
-            z = prior.sample(condition, noise, null=null, guidance=guidance, known=held, **options)
-            images.append(self.codec.decode(z).clamp(-1, 1))
+            more: dict[str, Any] = {}
+            if known is not None:
+                more["known"] = (known[0][rows].to(self.device), known[1][rows].to(self.device))
+            elif fixed:
+                more = self._held(given or {}, n, rows, guidance)
+            z = prior.sample(condition, noise, null=null, guidance=guidance, **more, **options)
+            found.append(matter.drawn(matter.shown(self.codec.decode(z)), self.codec, fixed))
             if watch is not None:
-                watch(min(batch * len(images), n), n)
-        return torch.cat(images)[:n]
+                watch(min(batch * len(found), n), n)
+        return matter.of_rows(matter.joined(found), list(range(n)))
 
     def rows(
         self, seeds: Sequence[int], batch: int, given: Given | None = None, guidance: float = 1.0
@@ -189,15 +200,15 @@ class System(nn.Module):
         the null condition if there is a conditioner). Priors leave the null alone where nothing is guided. The last
         batch is filled up with its last row: rows of one shape do not sway each other."""
         check_scale(self._prior(), guidance)
-        if guidance != 1.0 and self.conditioner is None:
+        if guidance != 1.0 and self.conditioner is None and not self.codec.holds:
             raise UsageError("Guidance needs a condition, and this system was built without one.")
         check_batch(batch)
         n = len(seeds)
-        given = self._said(given, n)
+        given = {key: value for key, value in self.said(given, n).items() if key not in self.codec.holds}
         for start in range(0, n, batch):
             rows = [min(i, n - 1) for i in range(start, start + batch)]
             noise = Noise.each([seeds[i] for i in rows], self.device)
-            condition, null = self._condition({key: take(value, rows) for key, value in given.items()}, batch)
+            condition, null = self.condition({key: take(value, rows) for key, value in given.items()}, batch)
             yield rows, noise, condition, null
 
     @property
@@ -215,27 +226,28 @@ class System(nn.Module):
     @torch.no_grad()
     def log_prob(
         self,
-        images: Tensor,
+        x: Any,
         given: Given | None = None,
         seeds: Iterable[int] | None = None,
         batch: int = 64,
         **options: Any,
     ) -> Tensor:
-        """(n,) nats: of 8-bit values where codec.discrete, else a density on [−1, 1]. See log_prob_kind. Options are
-        the prior's own, such as a diffusion's `estimate`."""
-        prior, n = self._prior(), len(check_images(images, self._pictures))
+        """(n,) nats of what the codec reads: of 8-bit values or texts where codec.discrete, else a density on [−1, 1].
+        See log_prob_kind. Options are the prior's own, such as a diffusion's `estimate`."""
+        prior, x = self._prior(), matter.checked(x, self.codec)
+        n = matter.count(x)
         if self.codec.of_values and not prior.discrete:
             raise Misfit(
                 f"The latents are 8-bit values, and {type(prior).__name__} has a density, which is no probability of "
                 "them. Take the codec `dequantised`, whose likelihood bounds that of the values."
             )
-        seeds, given = check_seeds(n, seeds), self._said(given, n)
+        seeds, given = check_seeds(n, seeds), self.said(given, n)
         nats = []
         for start in range(0, n, batch):
             rows = list(range(start, min(start + batch, n)))
             noise = Noise.each([seeds[i] for i in rows], self.device)
-            condition, _ = self._condition({key: take(value, rows) for key, value in given.items()}, len(rows))
-            z, weight = self.codec.lift(images[rows].to(self.device), noise)
+            condition, _ = self.condition({key: take(value, rows) for key, value in given.items()}, len(rows))
+            z, weight = self.codec.lift(matter.moved(matter.of_rows(x, rows), self.device), noise)
             nats.append(prior.log_prob(z, condition, noise, **options) + weight)
         return torch.cat(nats)
 
@@ -252,10 +264,10 @@ class System(nn.Module):
         A density is evaluated on uniformly dequantised values, x + (u − ½) / 127.5 with bins of 1 / 127.5, which bounds
         the discrete probability (Theis et al. 2016, arXiv:1511.01844): bits = −log₂ p(x) / D + log₂ 127.5.
         """
-        dims = size(self.codec.data)
+        dims = size(matter.pictures_of(self.codec))
         if self.codec.discrete:
             return -self.log_prob(images, given, seeds, batch, **options) / (dims * math.log(2))
-        levels = ((check_images(images, self._pictures) + 1) * 127.5).round()
+        levels = ((check_images(images, matter.pictures_of(self.codec)) + 1) * 127.5).round()
         seeds = check_seeds(len(images), seeds)
         u = Noise.each([derive(seed, "dequantise") for seed in seeds], images.device).uniform(*images.shape[1:])
         nats = self.log_prob((levels + u - 0.5) / 127.5 - 1, given, seeds, batch, **options)
@@ -266,7 +278,7 @@ class System(nn.Module):
 
         What of the latent depends on no pixel that is to change is held.
         """
-        n = len(check_images(images, self._pictures))
+        n = len(check_images(images, matter.pictures_of(self.codec)))
         hole = check_mask(mask, images)
         free = self.codec.reach(hole.to(self.device))
         z = self.encode(images)
@@ -282,30 +294,11 @@ class System(nn.Module):
         coarse part of the latent is known, the details are drawn."""
         return self.sample(len(images), given, known=self.codec.magnify(images.to(self.device)), **options)
 
-    @torch.no_grad()
     def interpolate(
         self, a: Tensor, b: Tensor, frames: int = 8, given: Given | None = None, *, seed: int = 0, **options: Any
     ) -> Tensor:
-        """(frames, C, H, W) from image a to image b, each (C, H, W). Frame i draws with seed + i, where it draws.
-
-        Where the prior can be inverted (diffusion, flow), both images go to noise along the deterministic flow and the
-        path between is a great circle there (DDIM, arXiv:2010.02502); otherwise the codec blends the two latents.
-        """
-        if frames < 2:
-            raise UsageError(f"An interpolation has at least its two ends as frames, not {frames}.")
-        check_seeds(frames, range(seed, seed + frames))
-        ends = self.encode(torch.stack([a, b]).to(self.device))
-        weights = torch.linspace(0, 1, frames).tolist()
-        if self.prior is None or not hasattr(self.prior, "invert"):
-            return self.decode(torch.cat([self.codec.blend(ends[:1], ends[1:], w) for w in weights]))
-        check_options(self.prior, options)
-        given = self._said(given, frames)
-        two, _ = self._condition({key: take(value, [0, frames - 1]) for key, value in given.items()}, 2)
-        noise_a, noise_b = self.prior.invert(ends, two).unbind(0)  # type: ignore[operator]
-        start = torch.stack([slerp(noise_a, noise_b, w) for w in weights])
-        condition, _ = self._condition(given, frames)
-        z = self.prior.sample(condition, Noise.each(range(seed, seed + frames), self.device), start=start, **options)
-        return self.decode(z)
+        """(frames, C, H, W) from image a to image b, each (C, H, W); see systems/between.py."""
+        return interpolate(self, a, b, frames, given, seed=seed, **options)
 
     # ---- the seams ----
 
@@ -317,7 +310,7 @@ class System(nn.Module):
             )
         return self.prior
 
-    def _condition(self, given: Given, rows: int) -> tuple[Condition, Condition | None]:
+    def condition(self, given: Given, rows: int) -> tuple[Condition, Condition | None]:
         """The condition, and the null condition to guide away from. Nothing given is the null condition."""
         if self.conditioner is None:
             return Condition.none(rows), None
@@ -329,13 +322,15 @@ class System(nn.Module):
         null = self.conditioner.null(rows)
         return self.conditioner(given) if given else null, null
 
-    def _by_parts(self, function: Callable[[Tensor], Tensor], x: Tensor, batch: int) -> Tensor:
-        return torch.cat([function(part.to(self.device)) for part in x.split(batch)])
+    def _by_parts(self, function: Callable[[Any], Any], x: Any, batch: int) -> Any:
+        return matter.joined(function(matter.moved(part, self.device)) for part in matter.parts(x, batch))
 
-    @property
-    def _pictures(self) -> Grid:
-        assert isinstance(self.codec.data, Grid)  # looked at in __init__
-        return self.codec.data
+    def _held(self, given: Given, n: int, rows: list[int], guidance: float) -> dict[str, Any]:
+        """What the prior's sampler is told of the entries that are given, and of what unguided rows hold instead."""
+        said = self.said(given, n)
+        fixed: dict[str, Any] = {key: take(said[key], rows) for key in said if key in self.codec.holds}
+        found = {"known": self.codec.hold(fixed, len(rows))}
+        return found if guidance == 1.0 else found | {"null_known": self.codec.hold({}, len(rows))}
 
     def _checked(self, z: Tensor) -> Tensor:
         """A latent that can be decoded: of the space, finite, and tokens of its alphabet."""
@@ -349,24 +344,13 @@ class System(nn.Module):
             raise Misfit("The latents hold NaN or infinite values.")
         return z
 
-    def _said(self, given: Given | None, n: int) -> dict[str, Any]:
+    def said(self, given: Given | None, n: int) -> dict[str, Any]:
         """`given` as n rows. A system without a condition listens to nothing, and says so."""
         if self.conditioner is None:
-            if given:
-                raise UsageError(
-                    f"The system was built without a condition, so it cannot listen to {next(iter(given))!r}."
-                )
-            return {}
+            deaf = [key for key in given or {} if key not in self.codec.holds]
+            if deaf:
+                raise UsageError(f"The system was built without a condition, so it cannot listen to {deaf[0]!r}.")
         return as_rows(given, n, self.classes)
-
-
-def slerp(a: Tensor, b: Tensor, weight: float) -> Tensor:
-    """The great circle between two Gaussian draws, which keeps their norm; weight 0 gives a, 1 gives b."""
-    cosine = F.cosine_similarity(a.flatten(), b.flatten(), dim=0).clamp(-1, 1)
-    angle = torch.arccos(cosine)
-    if angle < 1e-4 or angle > math.pi - 1e-4:  # (anti)parallel: no circle, or no one circle, runs through both
-        return torch.lerp(a, b, weight)
-    return (torch.sin((1 - weight) * angle) * a + torch.sin(weight * angle) * b) / torch.sin(angle)
 
 
 def _refuse_misfits(codec: Codec, prior: Prior | None, conditioner: Conditioner | None) -> None:
@@ -385,5 +369,5 @@ def _refuse_misfits(codec: Codec, prior: Prior | None, conditioner: Conditioner 
             f"{type(prior).__name__} was built for {prior.space}, but {type(codec).__name__} yields {codec.space}. "
             "Build the prior with space=codec.space."
         )
-    if not isinstance(codec.data, Grid):
-        raise Misfit(f"A system's data are images, a Grid, not {codec.data}.")
+    if "image" in matter.entries(codec) and not isinstance(codec.data, Grid):
+        raise Misfit(f"Images are a Grid, and {type(codec).__name__} says that its data are {codec.data}.")
