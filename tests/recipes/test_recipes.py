@@ -64,7 +64,7 @@ def test_every_recipe_says_what_it_is_and_whence(name):
     assert 20 < len(recipe.summary) < 160
     assert recipe.summary.endswith(".")
     assert recipe.source or name in ("ae", "pixel-ar"), "older than arXiv, or never on it"
-    assert len(set(recipe.dials) - set(recipes.table.FRAME)) <= 3
+    assert len(set(recipe.dials) - set(recipes.frame.ALL)) <= 3
 
 
 @pytest.mark.parametrize("name", PRIORS)
@@ -329,7 +329,7 @@ def test_a_cascade_is_one_and_a_system_is_one():
 
 
 def test_a_recipe_of_too_many_dials_is_refused():
-    def crowded(size: str = "s", side: int = 0, a: int = 0, b: int = 0, c: int = 0, d: int = 0) -> System: ...
+    def crowded(frame: recipes.frame.Frame, a: int = 0, b: int = 0, c: int = 0, d: int = 0) -> System: ...
 
     with pytest.raises(ValueError, match="4 dials of its own; 3 are enough"):
         recipes.table.add("crowded", recipes.sizes.planner("codec"))(crowded)

@@ -14,6 +14,7 @@ from sfumato.core.noise import Noise
 from sfumato.core.space import Grid
 from sfumato.data import open_data
 from sfumato.metrics import evaluate
+from sfumato.recipes.frame import Frame
 from sfumato.recipes.latents import LEARNED, PIXELS, codec_of
 from sfumato.recipes.plan import Plan
 from sfumato.recipes.priors import PRIORS
@@ -39,7 +40,7 @@ def built(codec, prior):
 def spaces():
     with warnings.catch_warnings(), torch.random.fork_rng():
         warnings.filterwarnings("ignore", message="No perceptual term")
-        return {codec: codec_of(codec, "xs", side(codec), 1).space for codec in CODECS}
+        return {codec: codec_of(codec, Frame("xs", side(codec), 1)).space for codec in CODECS}
 
 
 class Digits:

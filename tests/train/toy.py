@@ -14,6 +14,7 @@ from tiny import One, Two
 from torch import nn
 
 from sfumato.core.space import Grid
+from sfumato.recipes.frame import Frame
 from sfumato.recipes.plan import Plan
 from sfumato.recipes.table import RECIPES, add
 
@@ -51,7 +52,7 @@ class Toy(nn.Module):
         return self.second.generator(torch.zeros(n, 4)).reshape(n, 1, 4, 4)
 
 
-def toy(delay: float = 0.0, poison: int = 0) -> Toy:
+def toy(frame: Frame, delay: float = 0.0, poison: int = 0) -> Toy:
     """A toy."""
     return Toy(delay, poison)
 
@@ -59,7 +60,7 @@ def toy(delay: float = 0.0, poison: int = 0) -> Toy:
 def register() -> None:
     if "toy" not in RECIPES:
         plan = Plan(steps=30, batch=8, rate=1e-2, ema=0.9)
-        add("toy", lambda stage, size: plan)(toy)  # type: ignore[arg-type]
+        add("toy", lambda stage, size: plan, ())(toy)  # type: ignore[arg-type]
 
 
 def pictures(folder: Path, count: int = 20) -> Path:

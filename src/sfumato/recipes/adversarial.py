@@ -19,8 +19,9 @@ from sfumato.core.space import Grid
 from sfumato.nn.players.discriminator import DCDiscriminator, Discriminator, SNDiscriminator
 from sfumato.nn.players.generator import DCGenerator, Generator, SNGenerator
 from sfumato.priors.adversarial import Adversarial
+from sfumato.recipes.frame import Frame
 from sfumato.recipes.given import Doors, given
-from sfumato.recipes.sizes import DCGAN, GAME, SNGAN, Size, planner, side_for
+from sfumato.recipes.sizes import DCGAN, GAME, SNGAN, Size, planner
 from sfumato.recipes.table import add
 from sfumato.systems import System
 
@@ -78,20 +79,12 @@ def game(design: Design, size: Size, space: Grid, doors: Doors, pictures: bool, 
 
 
 @add("gan", planner("adversarial"))
-def gan(
-    size: Size = "s",
-    side: int | None = None,
-    channels: int = 3,
-    classes: int = 0,
-    text: bool = False,
-    design: Design = "modern",
-    augment: bool = False,
-) -> System:
+def gan(frame: Frame, design: Design = "modern", augment: bool = False) -> System:
     """A generator draws pixels from noise; a critic tells them from real ones (arXiv:2501.05441, arXiv:1406.2661).
 
     With `augment` the critic sees each picture with its colours and place changed and a part cut out: for some hundreds
     or thousands of pictures, which it would learn by heart (arXiv:2006.10738).
     """
-    space = Grid(channels, *[side_for(size, side, paper=PUBLISHED_SIDE[design])] * 2)
-    conditioner, doors = given(size, classes, text)
-    return System(Pixels(space), game(design, size, space, doors, True, augment), conditioner)
+    space = frame.grid(paper=PUBLISHED_SIDE[design])
+    conditioner, doors = given(frame)
+    return System(Pixels(space), game(design, frame.size, space, doors, True, augment), conditioner)

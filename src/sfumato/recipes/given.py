@@ -9,6 +9,7 @@ from sfumato.conditioners import Labels, Several, Text
 from sfumato.core.contracts import Conditioner
 from sfumato.core.space import Tokens
 from sfumato.nn.rows.encoders import TokenNet
+from sfumato.recipes.frame import Frame
 from sfumato.recipes.sizes import READER, WORDS, Size
 
 
@@ -20,14 +21,14 @@ class Doors:
     context: int | None = None
 
 
-def given(size: Size, classes: int, text: bool, attended: bool = False) -> tuple[Conditioner | None, Doors]:
+def given(frame: Frame, attended: bool = False) -> tuple[Conditioner | None, Doors]:
     """`attended` hands labels to cross-attention, as a sequence of one, instead of to the modulating vector."""
-    width = READER[size].width
+    width, classes, text = READER[frame.size].width, frame.classes or 0, frame.text
     parts: list[Conditioner] = []
     if classes:
         parts.append(Labels(classes, width, attended=attended))
     if text:
-        parts.append(reader(size))
+        parts.append(reader(frame.size))
     if not parts:
         return None, Doors()
     vectors = len(parts) - (attended and bool(classes))

@@ -17,6 +17,7 @@ or blocks.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from torch import Tensor
@@ -29,10 +30,11 @@ from sfumato.core.space import Grid
 from sfumato.core.space import size as entries
 from sfumato.nn.parts.stated import Fine, Stated
 from sfumato.priors.diffusion import Diffusion, Learned, Staggered
+from sfumato.recipes.frame import Frame
 from sfumato.recipes.given import given
 from sfumato.recipes.latents import codec_of
 from sfumato.recipes.networks import unet
-from sfumato.recipes.sizes import LATENT_UNET, PIXEL_UNET, READER, Size, Unet, planner, side_for
+from sfumato.recipes.sizes import LATENT_UNET, PIXEL_UNET, READER, Size, Unet, planner
 from sfumato.recipes.table import add, shown
 from sfumato.systems import System
 
@@ -84,25 +86,25 @@ def _by_place(basis: Orthogonal, order: Order, softness: str, size: float = 0.0)
     return Staggered(basis.group, place, **shape, begun=BEGUN, low=-11.0, sized=size > 0)  # type: ignore[arg-type]
 
 
-def _denoiser(dims: Unet, size: Size, basis: Orthogonal, classes: int, text: bool) -> tuple[Stated, Any]:
+def _denoiser(frame: Frame, basis: Orthogonal, dims: Unet) -> tuple[Stated, Any]:
     """A U-Net of pictures that is told the noise of components, and the conditioner."""
-    conditioner, doors = given(size, classes, text)
+    conditioner, doors = given(frame)
     if not basis.local and doors.context is None:
-        doors = type(doors)(doors.vector, READER[size].width)
+        doors = type(doors)(doors.vector, READER[frame.size].width)
     net = unet(dims, basis.data.channels, basis.data.channels, doors, grid=basis.layers or None)
     return Stated(net, basis, context=doors.context), conditioner
 
 
 def _gud(
-    size: Size, codec: Components | Through, basis: Orthogonal, path: Staggered, dims: Unet, classes: int, text: bool
+    frame: Frame,
+    codec: Components | Through,
+    basis: Orthogonal,
+    path: Staggered,
+    dims: Mapping[Size, Unet] = PIXEL_UNET,
 ) -> System:
-    net, conditioner = _denoiser(dims, size, basis, classes, text)
+    net, conditioner = _denoiser(frame, basis, dims[frame.size])
     prior = Diffusion(codec.space, net, path, "edm", "vlb", steps=25)  # type: ignore[arg-type]
     return System(codec, prior, conditioner)
-
-
-def _data(size: Size, side: int | None, channels: int, factor: int = 1) -> Grid:
-    return Grid(channels, *[side_for(size, side, factor, paper=32)] * 2)
 
 
 def _principal(data: Grid) -> Orthogonal:
@@ -111,120 +113,74 @@ def _principal(data: Grid) -> Orthogonal:
 
 
 @add("gud-pixel", planner("diffusion"))
-def gud_pixel(
-    size: Size = "s", side: int | None = None, channels: int = 3, classes: int = 0, text: bool = False
-) -> System:
+def gud_pixel(frame: Frame) -> System:
     """Unified diffusion over pixels, all drawn at once: plain diffusion, trained by its bound (arXiv:2410.02667)."""
-    basis = Identity(_data(size, side, channels))
+    basis = Identity(frame.grid(paper=32))
     path = Staggered(basis.group, low=-11.0)
-    return _gud(size, Components(basis), basis, path, PIXEL_UNET[size], classes, text)
+    return _gud(frame, Components(basis), basis, path)
 
 
 @add("gud-pca", planner("diffusion"))
-def gud_pca(
-    size: Size = "s",
-    side: int | None = None,
-    channels: int = 3,
-    classes: int = 0,
-    text: bool = False,
-    softness: str = "1",
-    exponent: float = 0.0,
-) -> System:
+def gud_pca(frame: Frame, softness: str = "1", exponent: float = 0.0) -> System:
     """Unified diffusion over principal components, large ones first as the softness falls (arXiv:2410.02667)."""
-    basis = _principal(_data(size, side, channels))
+    basis = _principal(frame.grid(paper=32))
     codec = Components(basis, exponent)
-    return _gud(size, codec, basis, _by_size(basis, softness), PIXEL_UNET[size], classes, text)
+    return _gud(frame, codec, basis, _by_size(basis, softness))
 
 
 @add("gud-fourier", planner("diffusion"))
-def gud_fourier(
-    size: Size = "s",
-    side: int | None = None,
-    channels: int = 3,
-    classes: int = 0,
-    text: bool = False,
-    softness: str = "1",
-    exponent: float = 0.0,
-) -> System:
+def gud_fourier(frame: Frame, softness: str = "1", exponent: float = 0.0) -> System:
     """Unified diffusion over frequencies, low ones first as the softness falls (arXiv:2410.02667)."""
-    basis = Fourier(_data(size, side, channels))
+    basis = Fourier(frame.grid(paper=32))
     codec = Components(basis, exponent)
-    return _gud(size, codec, basis, _by_size(basis, softness), PIXEL_UNET[size], classes, text)
+    return _gud(frame, codec, basis, _by_size(basis, softness))
 
 
 @add("gud-wavelet", planner("diffusion"))
-def gud_wavelet(
-    size: Size = "s",
-    side: int | None = None,
-    channels: int = 3,
-    classes: int = 0,
-    text: bool = False,
-    softness: str = "1",
-    exponent: float = 0.0,
-) -> System:
+def gud_wavelet(frame: Frame, softness: str = "1", exponent: float = 0.0) -> System:
     """Unified diffusion over Haar wavelets, coarse ones first as the softness falls (arXiv:2410.02667)."""
-    basis = Wavelet(_data(size, side, channels, 2**LEVELS), LEVELS)
+    basis = Wavelet(frame.grid(2**LEVELS, paper=32), LEVELS)
     codec = Components(basis, exponent)
-    return _gud(size, codec, basis, _by_size(basis, softness), PIXEL_UNET[size], classes, text)
+    return _gud(frame, codec, basis, _by_size(basis, softness))
 
 
 @add("gud-columns", planner("diffusion"))
-def gud_columns(
-    size: Size = "s",
-    side: int | None = None,
-    channels: int = 3,
-    classes: int = 0,
-    text: bool = False,
-    softness: str = "0.3",
-    order: Order = "columns",
-) -> System:
+def gud_columns(frame: Frame, softness: str = "0.3", order: Order = "columns") -> System:
     """Unified diffusion that draws columns from left to right, so that pictures grow at will (arXiv:2410.02667)."""
-    basis = Identity(_data(size, side, channels))
+    basis = Identity(frame.grid(paper=32))
     path = _by_place(basis, order, softness)
-    return _gud(size, Components(basis), basis, path, PIXEL_UNET[size], classes, text)
+    return _gud(frame, Components(basis), basis, path)
 
 
 @add("gud-wavelet-columns", planner("diffusion"))
-def gud_wavelet_columns(
-    size: Size = "s",
-    side: int | None = None,
-    channels: int = 3,
-    classes: int = 0,
-    text: bool = False,
-    softness: str = "0.5",
-    order: Order = "columns",
-) -> System:
+def gud_wavelet_columns(frame: Frame, softness: str = "0.5", order: Order = "columns") -> System:
     """Unified diffusion over Haar wavelets, coarse before fine and left before right (arXiv:2410.02667)."""
-    basis = Wavelet(_data(size, side, channels, 2**LEVELS), LEVELS)
+    basis = Wavelet(frame.grid(2**LEVELS, paper=32), LEVELS)
     path = _by_place(basis, order, softness, size=1.0)
-    return _gud(size, Components(basis), basis, path, PIXEL_UNET[size], classes, text)
+    return _gud(frame, Components(basis), basis, path)
 
 
 @add("gud-latent", planner("diffusion"))
 def gud_latent(
-    size: Size = "s",
-    side: int | None = None,
-    channels: int = 3,
-    classes: int = 0,
-    text: bool = False,
+    frame: Frame,
     softness: str = "1",
     basis: Literal["pca", "wavelet", "fourier"] = "pca",
     codec: str = "dae",
 ) -> System:
     """Unified diffusion over the latents of an autoencoder, in a basis of their own (arXiv:2410.02667)."""
-    first = codec_of(codec, size, side, channels)
+    first = codec_of(codec, frame)
     space = space_of(first)
     turned = {"pca": _principal, "fourier": Fourier, "wavelet": lambda data: Wavelet(data, 1)}[basis](space)
     through = Through(first, Components(turned, eight_bit=False))
-    return _gud(size, through, turned, _by_size(turned, softness), LATENT_UNET[size], classes, text)
+    return _gud(frame, through, turned, _by_size(turned, softness), LATENT_UNET)
 
 
 @add("vdm", planner("diffusion"))
-def vdm(size: Size = "s", side: int | None = None, channels: int = 3, classes: int = 0, text: bool = False) -> System:
+def vdm(frame: Frame) -> System:
     """Variational diffusion: the schedule is learned so that the bound varies least (arXiv:2107.00630)."""
-    space = _data(size, side, channels)
-    conditioner, doors = given(size, classes, text)
+    space = frame.grid(paper=32)
+    conditioner, doors = given(frame)
     waves = (6, 7)
-    net = Fine(unet(PIXEL_UNET[size], channels * (1 + 2 * len(waves)), channels, doors), waves)
+    net = Fine(unet(PIXEL_UNET[frame.size], frame.channels * (1 + 2 * len(waves)), frame.channels, doors), waves)
     prior = Diffusion(space, net, Learned(spread=0.5), "edm", "vlb", steps=25, eight_bit=True)
     return System(Pixels(space, "values"), prior, conditioner)

@@ -8,32 +8,25 @@ deep-vae   dae (a dial)      expansion    Normal, with a zeroth layer     softpl
 from __future__ import annotations
 
 from sfumato.codecs.pixels import Pixels
-from sfumato.core.space import Grid
+from sfumato.recipes.frame import Frame
 from sfumato.recipes.given import given
-from sfumato.recipes.latents import over, published_classes
+from sfumato.recipes.latents import over
 from sfumato.recipes.priors import pixel_ladder
-from sfumato.recipes.sizes import VDVAE, VDVAE_PUBLISHED, Size, planner, side_for
+from sfumato.recipes.sizes import VDVAE, VDVAE_PUBLISHED, planner
 from sfumato.recipes.table import add
 from sfumato.systems import System
 
 
 @add("vdvae", planner("hierarchical"))
-def vdvae(size: Size = "s", side: int | None = None, channels: int = 3, classes: int = 0, text: bool = False) -> System:
+def vdvae(frame: Frame) -> System:
     """A very deep VAE: pixels from latents on a ladder of resolutions, in one pass (arXiv:2011.10650)."""
-    space = Grid(channels, *[side_for(size, side, paper=32)] * 2)
-    conditioner, doors = given(size, classes, text)
-    dims = VDVAE_PUBLISHED["imagenet64"] if size == "paper" and space.height >= 64 else VDVAE[size]
+    space = frame.grid(paper=32)
+    conditioner, doors = given(frame)
+    dims = VDVAE_PUBLISHED["imagenet64"] if frame.size == "paper" and space.height >= 64 else VDVAE[frame.size]
     return System(Pixels(space, "values"), pixel_ladder(dims, space, doors), conditioner)
 
 
 @add("deep-vae", planner("hierarchical"))
-def deep_vae(
-    size: Size = "s",
-    side: int | None = None,
-    channels: int = 3,
-    classes: int | None = None,
-    text: bool = False,
-    codec: str = "dae",
-) -> System:
+def deep_vae(frame: Frame, codec: str = "dae") -> System:
     """A deep VAE over latents, whose Gaussian layers are guided towards the condition (arXiv:2303.13714)."""
-    return over("hierarchical", codec, size, side, channels, published_classes(size, classes, text), text, "deep-vae")
+    return over("hierarchical", codec, frame.published(), "deep-vae")

@@ -17,6 +17,7 @@ from sfumato.codecs.pixels import Mode, Pixels
 from sfumato.core.contracts import Codec
 from sfumato.core.errors import UsageError
 from sfumato.core.space import Grid, Tokens
+from sfumato.recipes.frame import PICTURES, Frame
 from sfumato.recipes.given import given
 from sfumato.recipes.priors import (
     PRIORS,
@@ -28,7 +29,7 @@ from sfumato.recipes.priors import (
     autoregressive,
     prior_over,
 )
-from sfumato.recipes.sizes import Size, planner, side_for
+from sfumato.recipes.sizes import Size, planner
 from sfumato.recipes.table import RECIPES, Recipe, add, build
 from sfumato.systems import System
 
@@ -59,7 +60,7 @@ PAPER: dict[str, dict[str, Any]] = {
 QUANTISED = ("vqvae", "vqgan")  # the autoencoders whose dials the last two name
 
 
-def codec_of(spec: str, size: Size, side: int | None, channels: int, paper: str | None = None) -> Codec:
+def codec_of(spec: str, frame: Frame, paper: str | None = None) -> Codec:
     """The codec that the dial names. Raises UsageError when it is no autoencoder's recipe."""
     if spec.lstrip().startswith("{"):
         try:
@@ -68,16 +69,15 @@ def codec_of(spec: str, size: Size, side: int | None, channels: int, paper: str 
         except (ValueError, KeyError, TypeError):
             raise UsageError('--codec takes a name, or JSON {"name": …, "dials": {…}}.') from None
         # what is written down wins, but a picture's shape asked for beside it must agree
-        asked = {"side": side, "channels": channels}
+        asked = {"side": frame.side, "channels": frame.channels}
         for key, value in asked.items():
             if value is not None and dials.get(key) not in (None, value):
                 raise UsageError(f"The codec was trained with --{key} {dials[key]}, but {value} is asked for here.")
     elif spec in PIXELS:
-        return Pixels(Grid(channels, *[side_for(size, side)] * 2), PIXELS[spec])
+        return Pixels(frame.grid(), PIXELS[spec])
     else:
         name = spec
-        dials = {"size": size, "side": side, "channels": channels}
-        dials |= _serving(spec, size, paper)
+        dials = {key: getattr(frame, key) for key in PICTURES} | _serving(spec, frame.size, paper)
     system = build(name, **dials)
     if not isinstance(system, System) or not system.codec.learned:
         raise UsageError(f"{name!r} does not learn a codec. Take {', '.join(LEARNED)}, or {', '.join(PIXELS)}.")
@@ -92,7 +92,7 @@ def codec_spec(recipe: Mapping[str, Any]) -> str:
     spec = dials["codec"]
     if spec.lstrip().startswith("{"):
         return spec
-    shared = {key: dials[key] for key in ("size", "side", "channels")}
+    shared = {key: dials[key] for key in PICTURES}
     return json.dumps({"name": spec, "dials": shared | _serving(spec, dials["size"], recipe["name"])})
 
 
@@ -103,21 +103,10 @@ def _serving(name: str, size: Size, recipe: str | None) -> dict[str, Any]:
     return SERVES.get(name, {})
 
 
-def published_classes(size: Size, classes: int | None, text: bool) -> int:
-    """Unasked, the published sizes are ImageNet's with its thousand classes; the others are unconditional."""
-    if classes is None:
-        return 1000 if size == "paper" and not text else 0
-    return classes
-
-
 def over(
     prior: str,
     codec: str,
-    size: Size,
-    side: int | None,
-    channels: int,
-    classes: int,
-    text: bool,
+    frame: Frame,
     recipe: str | None = None,
     only: tuple[type, ...] | None = None,
     made: Build | None = None,
@@ -125,92 +114,52 @@ def over(
     """The named prior over the named codec's latents, given labels, captions, both or neither. `recipe` is the one
     whose published codec stands in at size "paper", `only` the kinds of latent that it is for, and `made` builds its
     prior with dials of its own."""
-    first = codec_of(codec, size, side, channels, recipe)
-    conditioner, doors = given(size, classes, text, attended=PRIORS[prior].attended)
-    return System(first, prior_over(prior, first, size, doors, only, recipe or "", made), conditioner)
+    first = codec_of(codec, frame, recipe)
+    conditioner, doors = given(frame, attended=PRIORS[prior].attended)
+    return System(first, prior_over(prior, first, frame.size, doors, only, recipe or "", made), conditioner)
 
 
 @add("ldm", planner("diffusion"))
-def ldm(
-    size: Size = "s",
-    side: int | None = None,
-    channels: int = 3,
-    classes: int | None = None,
-    text: bool = False,
-    codec: str = "dae",
-) -> System:
+def ldm(frame: Frame, codec: str = "dae") -> System:
     """Latent diffusion: an autoencoder makes pictures small, a U-Net denoises there (arXiv:2112.10752)."""
-    return over("diffusion", codec, size, side, channels, published_classes(size, classes, text), text, "ldm")
+    return over("diffusion", codec, frame.published(), "ldm")
 
 
 @add("dit", planner("diffusion"))
-def dit(
-    size: Size = "s",
-    side: int | None = None,
-    channels: int = 3,
-    classes: int | None = None,
-    text: bool = False,
-    codec: str = "dae",
-) -> System:
+def dit(frame: Frame, codec: str = "dae") -> System:
     """A diffusion transformer over latents, on straight paths (arXiv:2212.09748, arXiv:2401.08740)."""
-    return over("dit", codec, size, side, channels, published_classes(size, classes, text), text, "dit")
+    return over("dit", codec, frame.published(), "dit")
 
 
 @add("vq-ar", planner("autoregressive"))
-def vq_ar(
-    size: Size = "s",
-    side: int | None = None,
-    channels: int = 3,
-    classes: int = 0,
-    text: bool = False,
-    codec: str = "vqvae",
-    order: Order = "raster",
-    attention: Attention = "full",
-) -> System:
+def vq_ar(frame: Frame, codec: str = "vqvae", order: Order = "raster", attention: Attention = "full") -> System:
     """The tokens of a quantising autoencoder one after another, by a causal transformer (arXiv:2012.09841).
 
     Trained in the order "any", it fills a hole having seen all that is around it, at some cost to each single order
     (arXiv:2404.09562). "sparse" attention is DALL·E's, along rows and columns (arXiv:2102.12092).
     """
     made = partial(autoregressive, order=order, attention=attention)
-    return over("autoregressive", codec, size, side, channels, classes, text, "vq-ar", (Tokens,), made)
+    return over("autoregressive", codec, frame, "vq-ar", (Tokens,), made)
 
 
 @add("latent-ar", planner("autoregressive"))
-def latent_ar(
-    size: Size = "s",
-    side: int | None = None,
-    channels: int = 3,
-    classes: int = 0,
-    text: bool = False,
-    codec: str = "vae",
-    order: Order = "raster",
-    head: VectorHead = "mixture",
-) -> System:
+def latent_ar(frame: Frame, codec: str = "vae", order: Order = "raster", head: VectorHead = "mixture") -> System:
     """Continuous latents one position after another, each a mixture of Gaussians (arXiv:2312.02116).
 
     The head "diffusion" draws each by a small diffusion instead, as MAR does, but causally (arXiv:2406.11838): it bends
     to any density, costs its steps at every position, and gives a bound where the mixture's likelihood is exact.
     """
     made = partial(autoregressive, order=order, head=head)
-    return over("autoregressive", codec, size, side, channels, classes, text, "latent-ar", (Grid,), made)
+    return over("autoregressive", codec, frame, "latent-ar", (Grid,), made)
 
 
 @add("latent-gan", planner("adversarial"))
-def latent_gan(
-    size: Size = "s",
-    side: int | None = None,
-    channels: int = 3,
-    classes: int = 0,
-    text: bool = False,
-    codec: str = "dae",
-    augment: bool = False,
-) -> System:
+def latent_gan(frame: Frame, codec: str = "dae", augment: bool = False) -> System:
     """An autoencoder makes pictures small, a generator draws there in one pass (arXiv:2501.05441, arXiv:2112.10752).
 
     With `augment` the critic sees latents moved and cut out, as small sets want it (arXiv:2006.10738).
     """
-    return over("gan", codec, size, side, channels, classes, text, made=partial(adversarial, augment=augment))
+    return over("gan", codec, frame, made=partial(adversarial, augment=augment))
 
 
 def composed(name: str) -> Recipe | None:
@@ -220,15 +169,8 @@ def composed(name: str) -> Recipe | None:
         return None
     PRIORS[prior]  # raises with the nearest
 
-    def pair(
-        size: Size = "s",
-        side: int | None = None,
-        channels: int = 3,
-        classes: int = 0,
-        text: bool = False,
-        codec: str = codec_name,
-    ) -> System:
-        return over(prior, codec, size, side, channels, classes, text)
+    def pair(frame: Frame, codec: str = codec_name) -> System:
+        return over(prior, codec, frame)
 
     pair.__doc__ = f"The latents of {codec_name!r} under the prior {prior!r}."
     relaxed = "relaxed" if codec_name == "dvae" else "codec"

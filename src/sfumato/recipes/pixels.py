@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from sfumato.codecs.pixels import Pixels
 from sfumato.conditioners import Picture, Several
-from sfumato.core.space import Grid
 from sfumato.priors.diffusion import EDM, Diffusion, Rectified, cosine, linear
+from sfumato.recipes.frame import Frame
 from sfumato.recipes.given import given
 from sfumato.recipes.networks import unet
 from sfumato.recipes.priors import Attention, Order, chain
-from sfumato.recipes.sizes import PIXEL_GPT, PIXEL_UNET, Size, planner, side_for
+from sfumato.recipes.sizes import PIXEL_GPT, PIXEL_UNET, Size, planner
 from sfumato.recipes.table import add
 from sfumato.systems import Cascade, System
 
@@ -21,25 +22,18 @@ def _halvings(size: Size) -> int:
 
 
 @add("ddpm", planner("diffusion"))
-def ddpm(
-    size: Size = "s",
-    side: int | None = None,
-    channels: int = 3,
-    classes: int = 0,
-    text: bool = False,
-    schedule: Literal["linear", "cosine", "learned"] = "linear",
-) -> System:
+def ddpm(frame: Frame, schedule: Literal["linear", "cosine", "learned"] = "linear") -> System:
     """Denoising diffusion on pixels: a U-Net learns to tell the noise of 1000 levels (arXiv:2006.11239).
 
     "cosine" is the schedule and "learned" the cosine schedule with a learned variance of improved DDPM
     (arXiv:2102.09672).
     """
-    space = Grid(channels, *[side_for(size, side, _halvings(size), paper=32)] * 2)
-    conditioner, doors = given(size, classes, text)
+    space = frame.grid(_halvings(frame.size), paper=32)
+    conditioner, doors = given(frame)
     learned = schedule == "learned"
     prior = Diffusion(
         space,
-        unet(PIXEL_UNET[size], channels, channels * (1 + learned), doors),
+        unet(PIXEL_UNET[frame.size], frame.channels, frame.channels * (1 + learned), doors),
         path=linear() if schedule == "linear" else cosine(),
         target="noise",
         levels=1000,
@@ -53,66 +47,47 @@ def ddpm(
 
 
 @add("edm", planner("diffusion"))
-def edm(size: Size = "s", side: int | None = None, channels: int = 3, classes: int = 0, text: bool = False) -> System:
+def edm(frame: Frame) -> System:
     """Diffusion with noise added to unscaled pixels, and a network conditioned to unit variance (arXiv:2206.00364)."""
-    space = Grid(channels, *[side_for(size, side, _halvings(size), paper=32)] * 2)
-    conditioner, doors = given(size, classes, text)
-    net = unet(PIXEL_UNET[size], channels, channels, doors)
+    space = frame.grid(_halvings(frame.size), paper=32)
+    conditioner, doors = given(frame)
+    net = unet(PIXEL_UNET[frame.size], frame.channels, frame.channels, doors)
     prior = Diffusion(space, net, path=EDM(), target="edm", weighting="edm", steps=18, solver="heun")
     return System(Pixels(space), prior, conditioner)
 
 
 @add("rectified-flow", planner("diffusion"))
-def rectified_flow(
-    size: Size = "s", side: int | None = None, channels: int = 3, classes: int = 0, text: bool = False
-) -> System:
+def rectified_flow(frame: Frame) -> System:
     """Straight lines between noise and pixels, whose velocity a U-Net learns (arXiv:2209.03003, arXiv:2210.02747)."""
-    space = Grid(channels, *[side_for(size, side, _halvings(size), paper=32)] * 2)
-    conditioner, doors = given(size, classes, text)
-    net = unet(PIXEL_UNET[size], channels, channels, doors)
+    space = frame.grid(_halvings(frame.size), paper=32)
+    conditioner, doors = given(frame)
+    net = unet(PIXEL_UNET[frame.size], frame.channels, frame.channels, doors)
     path = Rectified(logit_normal=(0.0, 1.0))  # times near the middle teach most, arXiv:2403.03206
     prior = Diffusion(space, net, path=path, target="velocity", steps=25, solver="heun")
     return System(Pixels(space), prior, conditioner)
 
 
 @add("pixel-ar", planner("autoregressive"))
-def pixel_ar(
-    size: Size = "s",
-    side: int | None = None,
-    channels: int = 3,
-    classes: int = 0,
-    text: bool = False,
-    levels: int = 256,
-    order: Order = "raster",
-    attention: Attention = "full",
-) -> System:
+def pixel_ar(frame: Frame, levels: int = 256, order: Order = "raster", attention: Attention = "full") -> System:
     """Image GPT: the values of the pixels one after another, by a causal transformer (Chen et al. 2020).
 
     Fewer `levels` are coarser colours: quicker to learn, and no longer a likelihood of the 8-bit picture. Trained in
     the order "any", it fills a hole having seen all that is around it (arXiv:2404.09562). "sparse" attention looks
     along rows and columns, and costs less where pictures are large (arXiv:1904.10509, arXiv:2102.12092).
     """
-    codec = Pixels(Grid(channels, *[side_for(size, side, paper=32)] * 2), "tokens", levels=levels)
-    conditioner, doors = given(size, classes, text)
-    return System(codec, chain(codec.space, PIXEL_GPT[size], doors, order, attention), conditioner)
+    codec = Pixels(frame.grid(paper=32), "tokens", levels=levels)
+    conditioner, doors = given(frame)
+    return System(codec, chain(codec.space, PIXEL_GPT[frame.size], doors, order, attention), conditioner)
 
 
 @add("cascade", planner("diffusion"))
-def cascade(
-    size: Size = "s",
-    side: int | None = None,
-    channels: int = 3,
-    classes: int = 0,
-    text: bool = False,
-    factor: int = 2,
-) -> Cascade:
+def cascade(frame: Frame, factor: int = 2) -> Cascade:
     """A small picture by one diffusion model, then a larger one by another that sees it (arXiv:2106.15282)."""
-    large = side_for(size, side, _halvings(size) * factor, paper=64)
-    small = ddpm(size, large // factor, channels, classes, text, "cosine")
-    space = Grid(channels, large, large)
-    picture = Picture(channels, (large, large), "low", factor)
-    said, doors = given(size, classes, text)
-    net = unet(PIXEL_UNET[size], channels, channels, doors, grid=picture.channels)
+    space = frame.grid(_halvings(frame.size) * factor, paper=64)
+    small = ddpm(replace(frame, side=space.height // factor), "cosine")
+    picture = Picture(frame.channels, (space.height, space.width), "low", factor)
+    said, doors = given(frame)
+    net = unet(PIXEL_UNET[frame.size], frame.channels, frame.channels, doors, grid=picture.channels)
     prior = Diffusion(space, net, path=cosine(), target="v", levels=1000, clamp="static")
     conditioner = picture if said is None else Several(picture, said)
     return Cascade(small=small, large=System(Pixels(space), prior, conditioner))

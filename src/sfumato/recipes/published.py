@@ -22,6 +22,7 @@ from sfumato.core.errors import UsageError, WeightsError
 from sfumato.core.space import Grid
 from sfumato.likelihoods import Laplace
 from sfumato.nn import published as theirs
+from sfumato.recipes.frame import Frame
 from sfumato.recipes.sizes import planner
 from sfumato.recipes.table import add, build
 from sfumato.systems import System
@@ -29,8 +30,8 @@ from sfumato.systems import System
 KINDS = ("AutoencoderKL", "VQModel")
 
 
-@add("diffusers", planner("codec"))
-def diffusers(config: str = "{}", side: int | None = None) -> System:
+@add("diffusers", planner("codec"), ("side",))
+def diffusers(frame: Frame, config: str = "{}") -> System:
     """An autoencoder of a published shape, AutoencoderKL or VQModel, by its config.json (arXiv:2112.10752)."""
     try:
         settings = json.loads(config)
@@ -45,7 +46,7 @@ def diffusers(config: str = "{}", side: int | None = None) -> System:
         z = settings["latent_channels"]
     except KeyError as error:
         raise WeightsError(f"The config lacks {error}; it belongs to another kind of model.") from None
-    side = settings.get("sample_size") if side is None else side
+    side = settings.get("sample_size") if frame.side is None else frame.side
     side = side if isinstance(side, int) else 256
     width = z if kl else settings.get("vq_embed_dim") or z
     # a KL weight of 1e-6, as these were trained: latents keep their own scale, which is published beside them

@@ -1,14 +1,15 @@
 """The table of recipes: a recipe is a typed function of few dials that returns a System or a Cascade.
 
-Five dials are the frame, the same in every recipe that has them: size, side and channels of the picture, and what it is
-given (classes, text). A recipe has at most three of its own beside.
+    def ldm(frame: Frame, codec: str = "dae") -> System
 
-Its signature is the command line, the studio's form and recipe.json: dials are ints, floats, bools, strings, literals
-or "one of these or None", so they can be written down, and nothing else decides what is built.
+The frame's dials (recipes/frame.py) are the same in every recipe that has them; a recipe has at most three of its own
+beside. Both together are the command line, the studio's form and recipe.json: dials are ints, floats, bools, strings,
+literals or "one of these or None", so they can be written down, and nothing else decides what is built.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 import types
@@ -20,12 +21,12 @@ from typing import Any, TypeVar
 from sfumato.core.errors import SfumatoError, UsageError
 from sfumato.core.registry import Registry, nearest
 from sfumato.recipes.dials import About, about
+from sfumato.recipes.frame import ALL, Frame
 from sfumato.recipes.plan import Plan
 from sfumato.systems import Cascade, System
 
 Built = System | Cascade
 Planner = Callable[[str, str], Plan]  # (stage, size) → how it is trained
-FRAME = ("size", "side", "channels", "classes", "text")
 MOST_OWN = 3
 
 
@@ -92,17 +93,26 @@ def _cast(kind: type, value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Recipe:
+    """`frame` names the dials of the frame that it has; the function's first parameter takes them all in one."""
+
     name: str
     function: Callable[..., Built]
     planner: Planner
+    frame: tuple[str, ...] = ALL
+
+    @property
+    def own(self) -> dict[str, Dial]:
+        """The dials beside the frame's."""
+        _, *parameters = inspect.signature(self.function).parameters.values()
+        return self._made(typing.get_type_hints(self.function), {p.name: p.default for p in parameters})
 
     @property
     def dials(self) -> dict[str, Dial]:
-        hints = typing.get_type_hints(self.function)
-        signature = inspect.signature(self.function)
-        return {
-            name: Dial(name, hints[name], p.default, about(self.name, name)) for name, p in signature.parameters.items()
-        }
+        shared = {f.name: f.default for f in dataclasses.fields(Frame) if f.name in self.frame}
+        return self._made(typing.get_type_hints(Frame), shared) | self.own
+
+    def _made(self, hints: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Dial]:
+        return {name: Dial(name, hints[name], value, about(self.name, name)) for name, value in defaults.items()}
 
     @property
     def summary(self) -> str:
@@ -123,6 +133,11 @@ class Recipe:
                 raise UsageError(f"{self.name} has no dial {name!r}. {nearest(name, known)}")
         return {name: dial.read(dials[name]) if name in dials else dial.default for name, dial in known.items()}
 
+    def build(self, read: dict[str, Any]) -> Built:
+        """What is built of dials that were read."""
+        frame = Frame(**{name: read[name] for name in self.frame})
+        return self.function(frame, **{name: value for name, value in read.items() if name not in self.frame})
+
 
 RECIPES: Registry[Recipe] = Registry("recipe")
 
@@ -130,14 +145,13 @@ RECIPES: Registry[Recipe] = Registry("recipe")
 F = TypeVar("F", bound=Callable[..., Built])
 
 
-def add(name: str, planner: Planner) -> Callable[[F], F]:
-    """Decorator: the function under it becomes the recipe `name`."""
+def add(name: str, planner: Planner, frame: tuple[str, ...] = ALL) -> Callable[[F], F]:
+    """Decorator: the function under it becomes the recipe `name`, which has these dials of the frame."""
 
     def register(function: F) -> F:
-        recipe = Recipe(name, function, planner)
-        own = [dial for dial in recipe.dials if dial not in FRAME]
-        if len(own) > MOST_OWN:
-            raise ValueError(f"The recipe {name!r} has {len(own)} dials of its own; {MOST_OWN} are enough.")
+        recipe = Recipe(name, function, planner, frame)
+        if len(recipe.own) > MOST_OWN:
+            raise ValueError(f"The recipe {name!r} has {len(recipe.own)} dials of its own; {MOST_OWN} are enough.")
         RECIPES.add(name)(recipe)
         return function
 
@@ -150,7 +164,7 @@ def build(name: str, **dials: Any) -> Built:
     recipe = RECIPES[name]
     read = recipe.read(dials)
     try:
-        system = recipe.function(**read)
+        system = recipe.build(read)
     except SfumatoError:
         raise
     except (ValueError, ArithmeticError, RuntimeError, MemoryError) as error:  # each dial may be, but not all of them
