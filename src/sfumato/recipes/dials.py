@@ -46,7 +46,11 @@ ABOUT: dict[str, About] = {
     ),
     "side": About("the pictures' side in pixels; none: the size's own", 1, 4096),
     "channels": About("1 for grey pictures, 3 for colour; train takes grey where all pictures are", 1, 16),
-    "classes": About("how many classes are told apart; none: the published model's where it has some. train counts the set's labels", 0, 1_000_000),
+    "classes": About(
+        "how many classes are told apart; none: the published model's where it has some. train counts the set's labels",
+        0,
+        1_000_000,
+    ),
     "text": About("whether the prior reads captions; train switches it on where the set has them"),
     "factor": About("pixels a side that become one position of the latent", among=(1, 2, 4, 8, 16, 32)),
     "cascade.factor": About("how many times larger the second picture is than the first", 2, 64),
