@@ -46,7 +46,7 @@ class Set:
 class Copies:
     """Draws the set's own pictures: seed s draws picture s."""
 
-    training, device, conditioner = True, torch.device("cpu"), None
+    training, device, hears = True, torch.device("cpu"), ()
 
     def __init__(self, source):
         self.source, self.asked, self.modes = source, [], []
@@ -171,17 +171,12 @@ def test_rows_are_drawn_without_repetition_and_in_passes():
 # ---- with conditions ----
 
 
-class Keys:
-    def __init__(self, *keys):
-        self.keys = keys
-
-
 class Obedient(Copies):
     """Draws a picture of the class asked for, or of the other one."""
 
     def __init__(self, source, obeys=True):
         super().__init__(source)
-        self.conditioner, self.obeys = Keys("label"), obeys
+        self.hears, self.obeys = ("label",), obeys
 
     def sample(self, n, given=None, *, seeds, batch, **options):
         self.asked.append((n, given, list(seeds), batch, options))
@@ -229,7 +224,7 @@ def test_conditions_handed_in_are_used_as_they_are(judge):
 
 def test_a_condition_that_the_set_lacks_is_asked_for():
     system = Copies(Set())
-    system.conditioner = Keys("picture")
+    system.hears = ("picture",)
     with pytest.raises(UsageError, match="'picture', which the set lacks"):
         evaluate(system, Set(), ["fd"], n=10, features=RANDOM)
 
@@ -239,7 +234,7 @@ class Illustrator(Copies):
 
     def __init__(self, source, errs=False):
         super().__init__(source)
-        self.conditioner, self.errs = Keys("text"), errs
+        self.hears, self.errs = ("text",), errs
         self.places = {source.text(i): i for i in reversed(range(len(source)))}
 
     def sample(self, n, given=None, **rest):

@@ -9,7 +9,7 @@ import torch
 
 from sfumato import recipes
 
-PRIORS = [name for name, recipe in recipes.RECIPES.items() if "classes" in recipe.dials]
+PRIORS = [name for name, recipe in recipes.RECIPES.items() if "classes" in recipe.dials and "draws" in recipe.can]
 JOBS = {"whole": "3,4,5", "turned": "9,5", "alone": "4"}
 DRAW = """
 import inspect, sys, torch

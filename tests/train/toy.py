@@ -26,6 +26,7 @@ class Toy(nn.Module):
         super().__init__()
         self.first, self.second = One(), Two()
         self.codec = SimpleNamespace(data=Grid(1, 4, 4))
+        self.data, self.entries, self.hears, self.learns = self.codec.data, ("image",), (), ("image",)
         self.delay, self.poison = delay, poison
         self.prepared: list[str] = []
         self.finished: list[tuple[str, torch.Tensor]] = []

@@ -12,7 +12,7 @@ the hub's cache is looked at, and that is all.
 
 Pushed are recipe.json, weights.safetensors, manifest.json and the model card, README.md; the first three are fetched.
 What comes from the hub is checked as what comes from the disk is: a recipe of our own table, the manifest's hashes,
-shapes and dtypes; never code, never a pickle. Importing this file gives System and Cascade `save_pretrained`,
+shapes and dtypes; never code, never a pickle. Importing this file gives whatever is trained `save_pretrained`,
 `from_pretrained` and `push_to_hub`, since systems know nothing of disks. The hub's own mixin is not theirs: it wants to
 be the class's constructor and writes a config.json beside our recipe.
 """
@@ -34,7 +34,7 @@ from sfumato.checkpoint.card import card
 from sfumato.checkpoint.disk import MANIFEST
 from sfumato.checkpoint.model import RECIPE, WEIGHTS, load_model, save_model
 from sfumato.core.errors import Misfit, UsageError, WeightsError
-from sfumato.systems import Cascade, System
+from sfumato.systems import Cascade, Classifier, System
 
 FILES = (RECIPE, WEIGHTS, MANIFEST)
 CARD = "README.md"
@@ -249,7 +249,7 @@ def push_to_hub(
             ) from error
 
 
-for _kind in (System, Cascade):
+for _kind in (System, Cascade, Classifier):
     _kind.save_pretrained = save_pretrained  # type: ignore[union-attr, attr-defined]
     _kind.push_to_hub = push_to_hub  # type: ignore[union-attr, attr-defined]
     _kind.from_pretrained = classmethod(from_pretrained)  # type: ignore[union-attr, attr-defined]

@@ -59,7 +59,9 @@ def live() -> dict[str, list[Row]]:
     data.append({"name": "PATH", "summary": "a folder, archive, webdataset or `datasets` directory", "source": "you"})
     data.append({"name": "hub:owner/name", "summary": "a data set of the hub", "source": "Hugging Face"})
     return {
-        "recipes": [{**_row(name, recipe), "dials": _dials(recipe)} for name, recipe in RECIPES.items()],
+        "recipes": [
+            {**_row(name, recipe), "can": list(recipe.can), "dials": _dials(recipe)} for name, recipe in RECIPES.items()
+        ],
         "codecs": codecs,
         "priors": [_row(name, choice) for name, choice in PRIORS.items()],
         "data": data,

@@ -50,9 +50,8 @@ def record(run: str, name: str) -> dict[str, Any]:
 
 
 def image_space(system: Any) -> tuple[int, int, int]:
-    """(C, H, W) of the pictures that a system draws; a cascade's are its last system's."""
-    last = getattr(system, "last", system)
-    return last.codec.data.shape
+    """(C, H, W) of the pictures that it reads or draws."""
+    return system.data.shape
 
 
 # ---- conditions ----

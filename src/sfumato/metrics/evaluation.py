@@ -105,12 +105,8 @@ class Rebuilt:
 
 
 def condition_keys(system: Any) -> tuple[str, ...]:
-    """What the caller of `system.sample` gives; a cascade hands its pictures on itself."""
-    if hasattr(system, "named"):
-        keys = [key for _, part in system.named() for key in condition_keys(part) if key != "picture"]
-        return tuple(dict.fromkeys(keys))
-    conditioner = getattr(system, "conditioner", None)
-    return () if conditioner is None else tuple(conditioner.keys)
+    """What the caller of `system.sample` may give."""
+    return tuple(getattr(system, "hears", ()))
 
 
 @dataclasses.dataclass

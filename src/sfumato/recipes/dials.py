@@ -80,6 +80,9 @@ ABOUT: dict[str, About] = {
     "schedule": About("how noise grows with time; learned: cosine, and the variance of a step is learned too"),
     "design": About("of generator and critic: a modern residual one, or a published one of the past"),
     "augment": About("shows the critic moved, recoloured, cut pictures, as sets of hundreds want it"),
+    "patch": About("pixels a side that become one position; none: an eighth of the side, or the published 16", 1, 4096),
+    "trunk": About("the transformer: the size's own, or a published one, tiny to huge"),
+    "vit.augment": About("what is changed of a picture in training: a part of it enlarged, and left and right swapped"),
     "config": About("the text of the config.json of a published autoencoder"),
 }
 

@@ -309,3 +309,27 @@ STEPS["adversarial"] = {
     # R3GAN on CIFAR-10: 2e-4 down to 5e-5, batch 512
     "paper": Plan(steps=200_000, batch=256, rate=2e-4, betas=(0.0, 0.99), ema=0.9999, clip=0.0, warmup=0.0, floor=0.25),
 }
+
+VIT_PUBLISHED: dict[str, Trunk] = {  # arXiv:2010.11929, table 1; the first two arXiv:2012.12877, table 1
+    "Ti": Trunk(192, 12, 3),
+    "S": Trunk(384, 12, 6),
+    "B": Trunk(768, 12, 12),  # 86.6 M at 224 pixels in patches of 16
+    "L": Trunk(1024, 24, 16),  # 304 M
+    "H": Trunk(1280, 32, 16),  # 632 M, in patches of 14
+}
+VIT: dict[Size, Trunk] = {
+    "xs": Trunk(64, 2, 4),
+    "s": Trunk(128, 5, 4),
+    "m": VIT_PUBLISHED["S"],
+    "paper": VIT_PUBLISHED["B"],
+}
+
+STEPS["classifier"] = {
+    "xs": Plan(steps=300, batch=32, rate=2e-3, ema=0.98),
+    "s": Plan(steps=6_000, batch=64, rate=2e-3, betas=(0.9, 0.99), decay=0.05, warmup=0.1, floor=0.0, ema=0.998),
+    "m": Plan(steps=100_000, batch=512, rate=1e-3, betas=(0.9, 0.999), decay=0.05, warmup=0.05, floor=0.0, ema=0.9998),
+    # table 3: ImageNet alone, 300 epochs of 1,281,167 in batches of 4096, 10,000 steps of warm-up
+    "paper": Plan(
+        steps=93_835, batch=4096, rate=3e-3, betas=(0.9, 0.999), decay=0.3, warmup=10_000 / 93_835, floor=0.0, ema=0.0
+    ),
+}

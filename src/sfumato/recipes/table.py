@@ -18,14 +18,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import torch
+
 from sfumato.core.errors import SfumatoError, UsageError
 from sfumato.core.registry import Registry, nearest
 from sfumato.recipes.dials import About, about
 from sfumato.recipes.frame import ALL, Frame
 from sfumato.recipes.plan import Plan
-from sfumato.systems import Cascade, System
+from sfumato.systems import Cascade, Classifier, System
+from sfumato.systems.abilities import abilities
 
-Built = System | Cascade
+Built = System | Cascade | Classifier
 Planner = Callable[[str, str], Plan]  # (stage, size) → how it is trained
 MOST_OWN = 3
 
@@ -113,6 +116,16 @@ class Recipe:
 
     def _made(self, hints: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Dial]:
         return {name: Dial(name, hints[name], value, about(self.name, name)) for name, value in defaults.items()}
+
+    @property
+    def can(self) -> tuple[str, ...]:
+        """What may be asked of it once it is trained (systems/abilities.py); of the smallest size, which needs no
+        memory. Nothing, where the dials by themselves build nothing."""
+        try:
+            with torch.random.fork_rng([]), torch.device("meta"):
+                return abilities(self.build(self.read({"size": "xs"} if "size" in self.frame else {})))
+        except SfumatoError:
+            return ()
 
     @property
     def summary(self) -> str:

@@ -32,7 +32,7 @@ class Cascade(nn.Module):
         if len(systems) < 2:
             raise Misfit("A cascade is at least two systems; one alone is a System.")
         for name, system in list(systems.items())[1:]:
-            if system.conditioner is None or "picture" not in system.conditioner.keys:
+            if "picture" not in system.hears:
                 raise Misfit(
                     f"{name!r} stands later in a cascade, so it must be conditioned on a picture. Give it Picture."
                 )
@@ -63,6 +63,23 @@ class Cascade(nn.Module):
         return self.named()[-1][1]
 
     @property
+    def data(self) -> Space:
+        return self.last.data
+
+    @property
+    def entries(self) -> tuple[str, ...]:
+        return self.last.entries
+
+    @property
+    def hears(self) -> tuple[str, ...]:
+        """What its systems hear, but for the picture, which they hand on."""
+        return tuple(dict.fromkeys(key for _, system in self.named() for key in system.hears if key != "picture"))
+
+    @property
+    def learns(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(key for _, system in self.named() for key in system.learns))
+
+    @property
     def space(self) -> Space:
         return self.last.codec.space
 
@@ -87,22 +104,18 @@ class Cascade(nn.Module):
     ) -> Tensor:
         """As System.sample; system i draws with seeds derived from the image's seed and its own name."""
         roots = check_seeds(n, seeds)
-        known = {key for _, system in self.named() for key in _keys(system)} - {"picture"}
-        if wrong := next((key for key in given or {} if key not in known), None):
-            raise UsageError(f"The cascade is not conditioned on {wrong!r}. {nearest(wrong, known) if known else ''}")
+        if wrong := next((key for key in given or {} if key not in self.hears), None):
+            advice = nearest(wrong, self.hears) if self.hears else ""
+            raise UsageError(f"The cascade is not conditioned on {wrong!r}. {advice}")
         image: Tensor | None = None
         for place, (name, system) in enumerate(self.named()):
             own = [derive(seed, name) for seed in roots] if place else roots
-            said = {key: value for key, value in (given or {}).items() if key in _keys(system)}
+            said = {key: value for key, value in (given or {}).items() if key in system.hears}
             if image is not None:
                 said["picture"] = image
             image = system.sample(n, said, guidance=guidance, seeds=own, batch=batch, watch=watch, **options)
         assert image is not None
         return image
-
-
-def _keys(system: System) -> tuple[str, ...]:
-    return () if system.conditioner is None else system.conditioner.keys
 
 
 class AtItsOwnSize(nn.Module):

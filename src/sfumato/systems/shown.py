@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-PARTS = ("codec", "prior", "conditioner")
+PARTS = ("codec", "prior", "conditioner", "network")
 
 
 def line(system: Any) -> str:
@@ -40,11 +40,12 @@ def _recipe(system: Any) -> str:
 def _parts(system: Any) -> list[tuple[str, nn.Module]]:
     if hasattr(system, "named"):  # a cascade's are its systems
         return system.named()
-    return [(name, getattr(system, name)) for name in PARTS if getattr(system, name) is not None]
+    return [(name, getattr(system, name)) for name in PARTS if getattr(system, name, None) is not None]
 
 
 def _space(system: Any) -> Any:
-    return getattr(system, "last", system).codec.space
+    codec = getattr(getattr(system, "last", system), "codec", None)
+    return "no latent" if codec is None else codec.space
 
 
 def _size(module: nn.Module) -> int:

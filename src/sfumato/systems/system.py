@@ -34,7 +34,7 @@ from sfumato.core.contracts import (
 from sfumato.core.errors import Misfit, UsageError
 from sfumato.core.noise import Noise, derive
 from sfumato.core.registry import nearest
-from sfumato.core.space import Grid, Tokens, check, size
+from sfumato.core.space import Grid, Space, Tokens, check, size
 from sfumato.systems import matter, shown
 from sfumato.systems.between import interpolate
 from sfumato.systems.extend import extend
@@ -133,6 +133,30 @@ class System(nn.Module):
         return self
 
     # ---- use ----
+
+    @property
+    def data(self) -> Space:
+        return self.codec.data
+
+    @property
+    def entries(self) -> tuple[str, ...]:
+        """What it reads and draws."""
+        return matter.entries(self.codec)
+
+    @property
+    def hears(self) -> tuple[str, ...]:
+        """What may be given when it draws: the condition's entries, and those that fix a part of the latent."""
+        return (*self.codec.holds, *(() if self.conditioner is None else self.conditioner.keys))
+
+    @property
+    def learns(self) -> tuple[str, ...]:
+        """What of a batch its training takes; a picture that is a condition is made of the picture."""
+        return tuple(dict.fromkeys(key for key in (*self.entries, *self.hears) if key != "picture"))
+
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """What it cannot do, though a System can: see systems/abilities.py."""
+        return (*(("draws",) if self.prior is None else ()), *(() if self.has_log_prob else ("scores",)))
 
     @property
     def device(self) -> torch.device:

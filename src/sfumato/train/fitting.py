@@ -14,7 +14,6 @@ from torch import nn
 from sfumato.core.classes import class_number
 from sfumato.core.errors import DataError, UsageError
 from sfumato.data import Source
-from sfumato.metrics.evaluation import condition_keys
 from sfumato.train.request import Request
 
 log = logging.getLogger("sfumato")
@@ -22,12 +21,12 @@ log = logging.getLogger("sfumato")
 
 def class_names_of(system: Any, source: Source) -> list[str]:
     """What the set calls the labels that the system hears; empty where it hears none."""
-    return list(source.labels or ()) if "label" in condition_keys(system) else []
+    return list(source.labels or ()) if "label" in system.learns else []
 
 
 def check_heard(recipe: str, system: Any, source: Source, request: Request) -> None:
     """DataError where the system will listen to what the set does not say; before anything is trained."""
-    keys, labels = condition_keys(system), source.labels
+    keys, labels = system.learns, source.labels
     if "text" in keys and not source.has_text:
         raise DataError(
             f"{recipe} is to read captions, and {source.name} has none. Put a.txt beside a.jpg, add metadata.jsonl, or "

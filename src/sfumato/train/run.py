@@ -257,7 +257,7 @@ def _open_for(request: Request, data: str | Path) -> Source:
         system = recipes.build(recipe, **dials)
     refuse_giants(recipe, system)
     look = {"background": request.background, "allow_bad": request.allow_bad}
-    space = getattr(getattr(getattr(system, "last", system), "codec", None), "data", None)
+    space = system.data
     if not isinstance(space, Grid):
         return open_data(data, side=dials.get("side"), **look)  # type: ignore[arg-type]
     source = open_data(data, side=space.width, channels=space.channels, **look)  # type: ignore[arg-type]

@@ -2,12 +2,15 @@
 
     TokenNet   x = E[tokens] + place,           h = transformer(x)    every position sees every other, or those before
     PatchNet   x = (class, patches W) + place,  h = transformer(x)    ViT, arXiv:2010.11929
+    Pooled     logits = h_class W  or  mean over the patches of h, W  a classifier
 
 They serve as text encoders, as the towers of CLIP (arXiv:2103.00020: the text tower is causal, units are `quick`) and
 as classifiers' trunks.
 """
 
 from __future__ import annotations
+
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +19,7 @@ from sfumato.core.errors import Misfit
 from sfumato.core.space import Grid, Tokens
 from sfumato.nn.parts.attention import causal_mask
 from sfumato.nn.parts.embed import Kind, Positions, patchify
+from sfumato.nn.parts.layers import zero
 from sfumato.nn.rows.transformer import Activation, Norm, Transformer
 
 
@@ -76,14 +80,18 @@ class PatchNet(nn.Module):
         activation: Activation = "gelu",
         expand: float = 4.0,
         dropout: float = 0.0,
+        eps: float = 1e-5,
     ):
         super().__init__()
+        if space.height % patch or space.width % patch:
+            raise Misfit(f"Pictures of {space.height}×{space.width} are not cut into patches of {patch}×{patch}.")
         self.space, self.patch, self.features = space, patch, width
         self.patches = (space.height // patch) * (space.width // patch)
         self.enter = nn.Linear(space.channels * patch**2, width)
         self.token = nn.Parameter(0.02 * torch.randn(width))
         self.positions = Positions("learned", 1 + self.patches, width, width // heads)
-        self.trunk = Transformer(width, depth, heads, norm=norm, activation=activation, expand=expand, dropout=dropout)
+        options: dict[str, Any] = {"norm": norm, "activation": activation, "expand": expand, "dropout": dropout}
+        self.trunk = Transformer(width, depth, heads, eps=eps, **options)
 
     def forward(self, x: Tensor, *, layers: int | None = None) -> Tensor:
         """`layers` stops after so many blocks: the states that a linear probe reads."""
@@ -92,3 +100,26 @@ class PatchNet(nn.Module):
         h = self.enter(patchify(x, self.patch))
         h = torch.cat([self.token.expand(len(h), 1, -1), h], dim=1)
         return self.trunk(h + self.positions.table, layers=layers)
+
+
+Pool = Literal["token", "mean"]
+
+
+class Pooled(nn.Module):
+    """(B, C, H, W) → logits (B, K), linear in the state of the class token, or in the mean of the patches' states.
+
+    The weights of the last layer start at zero, as ViT's do: every class is equally likely, and the loss is log K.
+    Of no classes, the states themselves are handed out."""
+
+    def __init__(self, trunk: PatchNet, classes: int, pool: Pool = "token"):
+        super().__init__()
+        self.trunk, self.pool = trunk, pool
+        self.head = zero(nn.Linear(trunk.features, classes)) if classes else nn.Identity()
+
+    def embed(self, x: Tensor) -> Tensor:
+        """(B, width)."""
+        h = self.trunk(x)
+        return h[:, 0] if self.pool == "token" else h[:, 1:].mean(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.embed(x))
