@@ -47,7 +47,7 @@ def data(args: Namespace) -> None:
         table(("", args.data), rows)
     bad = [(one["file"], one["reason"]) for one in report["skipped"]][: report.get("bad", 0)]
     noun = "rows" if "texts" in report else "files"
-    refuse_bad(args.data, len(source), bad, args.allow_bad, report.get("reasons"), noun)
+    refuse_bad(args.data, report.get("good", len(source)), bad, args.allow_bad, report.get("reasons"), noun)
 
 
 SETS = [

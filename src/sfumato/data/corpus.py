@@ -54,6 +54,7 @@ class Reading:
         self.shelf, self.tally = Shelf(), Tally()
         self.ids = array("i")
         self.names: dict[str | None, int] = {None: -1}  # labels, as they were met
+        self.good = 0  # rows of the files, of which windows are made
         self.bad: Failures = []
         self.bad_count: Counter[str] = Counter()
         self.several = 0
@@ -76,6 +77,7 @@ class Reading:
                 digest.update(f"{json.dumps(row.label)}{row.text}\n".encode())
                 self._keep(row)
         self.tally.empty += empty
+        self.good += file.good
         if len(self.shelf) == before and not problems:
             raise NoTexts(f"{file.shown} has no rows" + f", but {empty} empty lines" * bool(empty) + ".")
         if place is not None:
@@ -138,7 +140,7 @@ def open_texts(
             aside.append((file.shown, str(error).removeprefix(f"{file.shown} ").rstrip(".")))
     reading.shelf.done()
     count = sum(reading.bad_count.values())
-    refuse_bad(name, len(reading.shelf), reading.bad, look.allow_bad, reading.bad_count, "rows")
+    refuse_bad(name, reading.good, reading.bad, look.allow_bad, reading.bad_count, "rows")
     if not len(reading.shelf):
         why = "; ".join(f"{file}: {reason}" for file, reason in (*reading.bad, *aside)[:5])
         raise NoTexts(f"{name} has no texts ({why}).")
@@ -159,6 +161,7 @@ def open_texts(
         text=lambda i, choice: shelf.text(i),
         report={
             **facts,
+            "good": reading.good,
             "bad": count,
             "reasons": dict(reading.bad_count),
             "skipped": [{"file": where, "reason": reason} for where, reason in (*reading.bad, *aside)],

@@ -40,6 +40,7 @@ KINDS = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
 ENDS = (*KINDS, *(kind + ".gz" for kind in KINDS[:-1]))
 PIECE = 2**16  # bytes that are read at once
 LONGEST_LINE = 16 * 2**20  # characters of a line of a table
+RATIO, SMALL = 100, 16 * 2**20  # times that a .gz may have shrunk, if it is longer than so many bytes
 NO_TEXT, ZEROS = "not UTF-8 text", "zero bytes, so no text"
 _MARKS = {"utf-8-sig": 3, "utf-8": 0}  # bytes before the text, in the encodings that are read where they lie
 
@@ -72,6 +73,7 @@ class TextFile:
     window: int | None = None
     raw: Any = field(default_factory=hashlib.sha256)  # of its bytes as they stand, where it is read there again
     columns: dict[str, None] = field(default_factory=dict)  # that were met, in order
+    good: int = 0  # rows that say something, as they stand: before they are cut
 
     @property
     def most(self) -> int:
@@ -100,9 +102,8 @@ class TextFile:
 
     def _lines_of(self, file: BinaryIO, kind: str | None) -> Iterator[Row]:
         packed = self.path.name.lower().endswith(".gz")
-        opened: Any = gzip.GzipFile(fileobj=file) if packed else file
-        encoding = encoding_of(opened.read(4))
-        opened.seek(0)
+        opened: Any = io.BufferedReader(_Unpacked(file, self.shown)) if packed else file
+        encoding = encoding_of(opened.peek(4)[:4])
         if kind == ".txt":
             yield from self._plain(opened, encoding, in_place=not packed and encoding in _MARKS)
         else:
@@ -126,6 +127,7 @@ class TextFile:
                 text, problem = "", NO_TEXT
             problem = problem or (ZEROS if "\0" in text else None)
             if problem is None:
+                self.good += ends and not text.isspace()
                 cutter.add(text, begins)
             else:
                 decoder.reset()
@@ -240,6 +242,7 @@ class TextFile:
             if row.problem is not None:
                 yield row
                 continue
+            self.good += bool(row.text.strip())
             cutter.add(row.text + "\n" * bool(self.window), 0)
             if self.window is None or cutter.full:
                 for _, _, text in cutter.cut(last=self.window is None):
@@ -248,6 +251,25 @@ class TextFile:
             yield from (Row(0, text) for _, _, text in cutter.cut(last=True) if text)
         if none and self.columns:
             self._needs_a_column(())
+
+
+class _Unpacked(io.RawIOBase):
+    """What a .gz holds; DataError where few bytes become more than RATIO times as many."""
+
+    def __init__(self, packed: BinaryIO, shown: str):
+        self._packed, self._shown, self._size = packed, shown, 0
+        self._file = gzip.GzipFile(fileobj=packed)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(len(buffer))
+        self._size += len(data)
+        if self._size > max(SMALL, RATIO * self._packed.tell()):
+            raise DataError(f"{self._shown} shrank more than {RATIO} times, as no text does. Unpack it, if it is one.")
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def _whole(file: io.TextIOWrapper, shown: str) -> Iterator[str]:
