@@ -1,4 +1,4 @@
-"""The verb that looks at a set of pictures: data."""
+"""The verb that looks at a set of pictures or of texts: data."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def data(args: Namespace) -> None:
         rows += [("warning", warning) for warning in report["warnings"]]
         table(("", args.data), rows)
     bad = [(one["file"], one["reason"]) for one in report["skipped"]][: report.get("bad", 0)]
-    refuse_bad(args.data, len(source), bad, args.allow_bad)
+    noun = "rows" if "texts" in report else "files"
+    refuse_bad(args.data, report.get("good", len(source)), bad, args.allow_bad, report.get("reasons"), noun)
 
 
 SETS = [

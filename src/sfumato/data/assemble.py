@@ -9,7 +9,7 @@ import hashlib
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,7 @@ class Look:
     channels: int = 3
     background: str | tuple[int, ...] = "white"
     allow_bad: float = 0.05
+    words: bool = False  # only what is said of them is asked for, and no picture is opened
 
 
 @dataclass(frozen=True)
@@ -66,16 +67,20 @@ def assemble(
         missing = len(candidates) - labelled
         warnings.append(f"{missing} of {len(candidates)} pictures have no label, so the set is used without labels.")
         use_labels = False
-    side = look.side if look.side is not None else _ask_side(candidates, failed)
-    store, seen = _store(candidates, failed, look, side)
-    failed |= {i: error.reason for i, error in store.check(failed).items()}
+    texts, cut = _clean_all(candidates)
+    if look.words:
+        store, seen = _unseen(texts, look)
+    else:
+        side = look.side if look.side is not None else _ask_side(candidates, failed)
+        store, seen = _store(candidates, failed, look, side)
+        failed |= {i: error.reason for i, error in store.check(failed).items()}
     failures = [*bad, *((candidates[i].file, reason) for i, reason in sorted(failed.items()))]
     rows = [i for i in range(len(candidates)) if i not in failed]
     _refuse(name, len(rows), failures, other, look.allow_bad)
     names = label_names if label_names is not None else sorted({c.label for c in candidates if c.label}, key=natural)
     number = {label: k for k, label in enumerate(names)}
-    warnings += doubts(candidates, {i: seen[i] for i in rows}, side, look)
-    texts, cut = _clean_all(candidates)
+    if not look.words:
+        warnings += doubts(candidates, {i: seen[i] for i in rows}, store.shape[-1], look.background)
     with_text = sum(bool(texts[i]) for i in rows)
     if 0 < with_text < len(rows):
         warnings.append(f"{len(rows) - with_text} of {len(rows)} pictures have no caption; theirs is empty.")
@@ -144,6 +149,17 @@ def _store(
     return Store(len(candidates), (look.channels, side, side), load), seen
 
 
+def _unseen(texts: Sequence[list[str]], look: Look) -> tuple[Store, dict[int, Seen]]:
+    """In place of the pictures what is said of them: nothing is opened, and nothing can be shown."""
+
+    def load(i: int) -> np.ndarray:
+        raise AssertionError("only what is said of the pictures was asked for")
+
+    digests = [hashlib.sha256(json.dumps(said).encode()).hexdigest() for said in texts]
+    store = Store(len(texts), (look.channels, 1, 1), load, budget=0)
+    return store, {i: Seen(digest, 1, 1, "", 0, 0, False) for i, digest in enumerate(digests)}
+
+
 def _refuse(name: str, good: int, failures: Failures, other: Failures, allow_bad: float) -> None:
     if not good:
         counts = _reasons([*failures, *other])
@@ -151,19 +167,28 @@ def _refuse(name: str, good: int, failures: Failures, other: Failures, allow_bad
     refuse_bad(name, good, failures, allow_bad)
 
 
-def refuse_bad(name: str, good: int, failures: Failures, allow_bad: float) -> None:
-    """DataError where too many files are bad."""
-    total = good + len(failures)
-    if len(failures) > allow_bad * total + 1e-9:
+def refuse_bad(
+    name: str,
+    good: int,
+    failures: Failures,
+    allow_bad: float,
+    reasons: Mapping[str, int] | None = None,
+    noun: str = "files",
+) -> None:
+    """DataError where too many files are bad; `reasons` counts more of them than are named."""
+    bad = sum(reasons.values()) if reasons is not None else len(failures)
+    total = good + bad
+    if bad > allow_bad * total + 1e-9:
         first = "; ".join(f"{file} ({reason})" for file, reason in failures[:5])
         raise DataError(
-            f"{name}: {len(failures)} of {total} files cannot be used ({len(failures) / total:.0%}, at most "
-            f"{allow_bad:.0%} are skipped): {_reasons(failures)}. The first: {first}. Repair or remove them."
+            f"{name}: {bad} of {total} {noun} cannot be used ({bad / total:.0%}, at most {allow_bad:.0%} are skipped): "
+            f"{_reasons(failures, reasons)}. The first: {first}. Repair or remove them."
         )
 
 
-def _reasons(failures: Failures) -> str:
-    return ", ".join(f"{n} {reason}" for reason, n in Counter(reason for _, reason in failures).most_common())
+def _reasons(failures: Failures, counted: Mapping[str, int] | None = None) -> str:
+    reasons = Counter(reason for _, reason in failures) if counted is None else Counter(counted)
+    return ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
 
 
 def _clean_all(candidates: Sequence[Candidate]) -> tuple[list[list[str]], int]:

@@ -28,9 +28,14 @@ _MARKS = (
 _TURNING = {"\ufeff", "\u200e", "\u200f", *map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A))}
 
 
+def encoding_of(start: bytes) -> str:
+    """What the mark at the beginning says; without one UTF-8."""
+    return next((encoding for mark, encoding in _MARKS if start.startswith(mark)), "utf-8")
+
+
 def text_of(data: bytes, name: str) -> str:
     """Decoded text, as it stands; DataError for bytes of unknown encoding."""
-    encoding = next((encoding for mark, encoding in _MARKS if data.startswith(mark)), "utf-8")
+    encoding = encoding_of(data)
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
@@ -40,8 +45,10 @@ def text_of(data: bytes, name: str) -> str:
     return text
 
 
-def clean(text: str) -> tuple[str, bool]:
+def clean(text: str, longest: int = LONGEST) -> tuple[str, bool]:
     """(the caption, whether it was cut)."""
-    text = unicodedata.normalize("NFC", re.sub(r"\s+", " ", text))
-    kept = "".join(c for c in text if unicodedata.category(c) not in ("Cc", "Cs") and c not in _TURNING).strip()
-    return kept[:LONGEST].rstrip(), len(kept) > LONGEST
+    kept = unicodedata.normalize("NFC", re.sub(r"\s+", " ", text))
+    if not kept.isprintable():  # what is removed does not print; to look at each character takes long
+        kept = "".join(c for c in kept if unicodedata.category(c) not in ("Cc", "Cs") and c not in _TURNING)
+    kept = kept.strip()
+    return kept[:longest].rstrip(), len(kept) > longest

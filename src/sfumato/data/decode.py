@@ -47,8 +47,8 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _SIXTEEN = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
-def read(path: str | Path, homes: Path | Sequence[Path] = (), limit: int = MAX_BYTES) -> bytes:
-    """The bytes of a regular file that lies, links followed, in one of `homes` (none: anywhere). No FIFO blocks it."""
+def regular(path: str | Path, homes: Path | Sequence[Path] = ()) -> int:
+    """A handle of a regular file that lies, links followed, in one of `homes` (none: anywhere). No FIFO blocks it."""
     path, homes = Path(path), (homes.resolve(),) if isinstance(homes, Path) else homes
     try:
         if homes and not any(path.resolve(strict=True).is_relative_to(home) for home in homes):
@@ -58,13 +58,20 @@ def read(path: str | Path, homes: Path | Sequence[Path] = (), limit: int = MAX_B
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     except (OSError, ValueError, RuntimeError) as error:
         raise ImageError(f"{path} cannot be opened: {error}.", "cannot be opened") from error
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
+        return handle
+    os.close(handle)
+    kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+    raise ImageError(f"{path} is {kind}, not a picture.", kind)
+
+
+def read(path: str | Path, homes: Path | Sequence[Path] = (), limit: int = MAX_BYTES) -> bytes:
+    """The bytes of a regular file (see above)."""
+    handle = regular(path, homes)
     try:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-            raise ImageError(f"{path} is {kind}, not a picture.", kind)
-        if status.st_size > limit:
-            raise ImageError(f"{path} has {status.st_size} bytes; at most {limit} are read.", "too large")
+        if (size := os.fstat(handle).st_size) > limit:
+            raise ImageError(f"{path} has {size} bytes; at most {limit} are read.", "too large")
         with os.fdopen(os.dup(handle), "rb") as file:
             return file.read(limit + 1)[:limit]
     except OSError as error:

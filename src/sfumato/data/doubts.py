@@ -37,15 +37,9 @@ class Named(Protocol):
     def label(self) -> str | None: ...
 
 
-class Looked(Protocol):
-    @property
-    def side(self) -> int | None: ...
-
-    @property
-    def background(self) -> str | tuple[int, ...]: ...
-
-
-def doubts(candidates: Sequence[Named], seen: Mapping[int, Seen], side: int, look: Looked) -> Iterator[str]:
+def doubts(
+    candidates: Sequence[Named], seen: Mapping[int, Seen], side: int, background: str | tuple[int, ...]
+) -> Iterator[str]:
     """The warnings about the pictures `seen`, by their place among the candidates."""
     n = len(seen)
     yield from _twice(candidates, seen)
@@ -54,7 +48,7 @@ def doubts(candidates: Sequence[Named], seen: Mapping[int, Seen], side: int, loo
     flat = [i for i, one in seen.items() if one.high - one.low <= FLAT]
     if flat and len(flat) >= PART * n:
         clear = any(seen[i].mode in CLEAR for i in flat)
-        now = f" They are transparent, on {look.background}: try another --background." if clear else ""
+        now = f" They are transparent, on {background}: try another --background." if clear else ""
         yield f"{len(flat)} of {n} pictures are of one colour all over ({candidates[flat[0]].file}).{now}"
     yield from _dark(seen)
     small = [one for one in seen.values() if min(one.width, one.height) < side]

@@ -21,21 +21,27 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sfumato.core.errors import DataError, ImageError
-from sfumato.data import captions, kinds, tables
+from sfumato.core.errors import DataError, ImageError, UnknownName
+from sfumato.data import captions, corpus, kinds, tables
 from sfumato.data.assemble import Candidate, Look, assemble
 from sfumato.data.listing import Entry, is_run, walk
 from sfumato.data.parts import Key, Parts
 from sfumato.data.source import Source
+from sfumato.data.texts import Texts
 
 LARGEST_TABLE = 256 * 2**20
 NAMED = 3  # files that a warning names
 
 
-def open_folder(path: Path, look: Look, split: str) -> Source:
+def open_folder(path: Path, look: Look, split: str, query: str = "") -> Source | Texts:
+    """Pictures, or texts where there are none (corpus.py); these have a query."""
     if is_run(path):
         raise DataError(f"{path} is a run of sfumato, and no set of pictures. Name the folder that it was trained on.")
     entries = list(walk(path))
+    if corpus.are_texts(entries):
+        return corpus.open_corpus(path, entries, look, split, query)
+    if query:
+        raise UnknownName(f"{path} is a set of pictures, and has no setting {query!r}; it has :captions.")
     packed = sorted({entry.suffix for entry in entries} & {".parquet", ".tar", ".zip"})
     if packed and all(entry.suffix in kinds.PLAIN or entry.aside for entry in entries):
         shown = next(entry.folder for entry in entries if entry.suffix == packed[0])
@@ -54,8 +60,7 @@ class Found:
     bad: list[tuple[str, str]] = field(default_factory=list)
     other: list[tuple[str, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    used: set[str] = field(default_factory=set)  # of what looks like metadata, as it is shown
-    unused: dict[str, str] = field(default_factory=dict)  # and why the others are not
+    unused: dict[str, str] = field(default_factory=dict)  # of what looks like metadata, and why
     counts: Counter[str] = field(default_factory=Counter)  # what was met and left aside, one picture at a time
     elsewhere: list[Entry] = field(default_factory=list)  # pictures of the parts that were not asked for
 
@@ -63,8 +68,7 @@ class Found:
         """One warning a reason."""
         reasons: dict[str, list[str]] = defaultdict(list)
         for file, reason in self.unused.items():
-            if file not in self.used:
-                reasons[reason].append(file)
+            reasons[reason].append(file)
         for reason, files in reasons.items():
             more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
             self.warnings.append(f"Not used, since {reason}: {', '.join(sorted(files)[:NAMED])}{more}.")
@@ -203,62 +207,69 @@ class Rows:
     texts: dict[Key, list[str]] = field(default_factory=lambda: defaultdict(list))
     labels: dict[Key, set[str]] = field(default_factory=lambda: defaultdict(set))
     storage: bool = False  # whether folders are storage and no classes, as StyleGAN's dataset.json has it
+    several: int = 0  # pictures with more than one label each
+
+    def add(self, key: Key, row: tables.Row) -> None:
+        self.texts[key] += row.texts
+        self.labels[key] |= {row.label} - {None}  # type: ignore[arg-type]
+        self.several += row.several
 
 
 def _table_rows(found: Found) -> Rows | None:
     """The rows of all tables that name pictures of the set; None where there are none. A table that is called metadata
     must be one; another is read as one if it names a picture, and else is left aside and said."""
     key_of, elsewhere = _Lookup(found.pictures), _Lookup(found.elsewhere)
-    made, any_used = Rows(), False
     refused = {file for file, _ in (*found.bad, *found.other)}
+    made, any_used = Rows(), False
     for table in found.tables:
         name = table.path.rpartition("/")[2].lower()
-        strict, bad, others = name in tables.NAMES, [], 0
-        try:
-            rows = list(tables.rows(table.read(LARGEST_TABLE), table.shown, table.folder))
-        except ImageError as error:
-            raise DataError(f"{table.shown} cannot be read: {error}") from error
-        except DataError as error:
-            if strict:
-                raise
-            found.other.append((table.shown, "not a picture"))
-            found.unused[table.shown] = "no column of theirs names pictures" if "column" in str(error) else str(error)
+        strict = name in tables.NAMES
+        rows = _rows_of(table, strict, found)
+        if rows is None:
             continue
         if name == "metadata.json" and not any(kinds.named_as_a_picture(row.file) for row in rows):
             strict = False  # what an album says of itself
-        named = 0
+        bad, named, others = [], 0, 0
         for row in rows:
             key = None if row.problem else key_of(table.shard, row.file)
-            if row.problem:
-                bad.append((row.where, row.problem))
-            elif key is not None:
+            if key is not None:
                 named += 1
-                made.texts[key] += row.texts
-                made.labels[key] |= {row.label} - {None}  # type: ignore[arg-type]
-                found.counts["several labels"] += row.several
-            elif elsewhere(table.shard, row.file) is not None:
+                made.add(key, row)
+            elif row.problem or elsewhere(table.shard, row.file) is None:
+                bad += [(row.where, row.problem or "no such picture")] * (row.file not in refused or bool(row.problem))
+            else:
                 others += 1
-            elif row.file not in refused:
-                bad.append((row.where, "no such picture"))
-        if name == tables.STYLEGAN and (named or not rows):
-            made.storage = True
+        made.storage |= name == tables.STYLEGAN and bool(named or not rows)
+        any_used |= bool(named) or (strict and name != tables.STYLEGAN)
         if strict or named:
-            any_used |= bool(named) or (strict and name != tables.STYLEGAN)
             found.bad += bad
-            found.used.add(table.shown)
-            if not strict:
-                found.warnings.append(f"{table.shown} is read as metadata: it names {named} pictures of the set.")
-            if named and not any(row.label or row.texts or row.several for row in rows):
-                found.warnings.append(
-                    f"{table.shown} names pictures, but has {tables.WANTED}, so it says nothing of them."
-                )
+            _say_used(found, table, rows, named, strict)
         else:
             found.other.append((table.shown, "of another part" if others else "not a picture"))
-            if not others:
-                found.unused[table.shown] = "they name no picture of the set"
-    if made.storage and not any_used:
-        made.texts.clear()
+            found.unused |= {} if others else {table.shown: "they name no picture of the set"}
+    found.counts["several labels"] += made.several
     return made if any_used or made.storage else None
+
+
+def _rows_of(table: Entry, strict: bool, found: Found) -> list[tables.Row] | None:
+    """The rows of a table; None for one that is left aside."""
+    try:
+        return list(tables.rows(table.read(LARGEST_TABLE), table.shown, table.folder))
+    except ImageError as error:
+        raise DataError(f"{table.shown} cannot be read: {error}") from error
+    except DataError as error:
+        if strict:
+            raise
+        found.other.append((table.shown, "not a picture"))
+        found.unused[table.shown] = "no column of theirs names pictures" if "column" in str(error) else str(error)
+        return None
+
+
+def _say_used(found: Found, table: Entry, rows: list[tables.Row], named: int, strict: bool) -> None:
+    if not strict:
+        found.warnings.append(f"{table.shown} is read as metadata: it names {named} pictures of the set.")
+    if named and not any(row.label or row.texts or row.several for row in rows):
+        found.warnings.append(f"{table.shown} names pictures, but has {tables.WANTED}, so it says nothing of them.")
 
 
 class _Lookup:

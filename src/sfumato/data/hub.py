@@ -56,6 +56,20 @@ def is_parquet(path: Path) -> bool:
         return False
 
 
+def is_of_texts(path: Path) -> bool:
+    """Whether a Parquet file has a column of texts and none of pictures, as far as can be told."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        schema = pq.read_schema(path)
+    except Exception:  # whatever is missing or damaged; who opens it will say so
+        return False
+    packed = [field.name for field in schema if pa.types.is_struct(field.type) and field.name in PICTURE]
+    pictures = packed or b'"_type": "Image"' in (schema.metadata or {}).get(b"huggingface", b"")
+    return not pictures and bool({name.strip().casefold() for name in schema.names} & set(TEXT))
+
+
 def open_parquet(name: str, paths: list[Path], look: Look, split: str) -> Source:
     """Parquet files as the hub has them: a column of pictures, {"bytes", "path"}, and what is said of them."""
     datasets = _library(f"{name}, a Parquet file of pictures,")

@@ -33,6 +33,7 @@ class Entry:
     problem: str | None = None
     shard: str = ""
     aside: str | None = None  # why it is no part of the set, though nothing is wrong with it
+    at: Path | None = None  # where it lies, if it is a file of its own
 
     @property
     def shown(self) -> str:
@@ -104,7 +105,7 @@ def walk(root: Path) -> Iterator[Entry]:
             continue
         problem = _problem(allowed, item)
         if problem is not None or not item.is_dir(follow_symlinks=False):
-            yield Entry(plain(path), _reader(Path(item.path), root), problem)
+            yield Entry(plain(path), _reader(Path(item.path), root), problem, at=Path(item.path))
         elif is_run(Path(item.path)):
             yield Entry(plain(path), nothing, aside="a run of sfumato, passed over")
         else:

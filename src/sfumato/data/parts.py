@@ -29,10 +29,11 @@ def part_of(folder: str) -> str | None:
 
 
 class Parts:
-    """`paths` of the pictures that the asked part has, without the folders that all share; `aside`, `held` (how many
-    pictures each other part has) and `warnings` say what was not taken."""
+    """`paths` of the pictures (or other files) that the asked part has, without the folders that all share; `aside`,
+    `held` (how many each other part has) and `warnings` say what was not taken."""
 
-    def __init__(self, keys: Iterable[Key], split: str, name: str):
+    def __init__(self, keys: Iterable[Key], split: str, name: str, noun: str = "pictures"):
+        self._noun = noun
         paths = look_through({key: key[1] for key in keys}, stop=True)
         tops = {path.partition("/")[0] for path in paths.values() if "/" in path}
         found = {part for top in tops if (part := part_of(top))}
@@ -45,7 +46,7 @@ class Parts:
             paths = self._taken(paths, split)
         else:
             if split not in ("train", "all"):
-                words = f"put the pictures into folders train/ and {split}/"
+                words = f"put the {noun} into folders train/ and {split}/"
                 raise UnknownName(f"{name} has no part called {split!r}: {words}.")
             self._unused(paths, tops)
         self.paths = look_through(paths)
@@ -64,23 +65,25 @@ class Parts:
         if self.aside:
             first = min(path for key, path in paths.items() if key in self.aside)
             self.warnings.append(
-                f"{len(self.aside)} pictures lie beside the parts ({first}, …) and are left aside; put them into one."
+                f"{len(self.aside)} {self._noun} lie beside the parts ({first}, …) and are left aside; put them into "
+                "one."
             )
         return taken
 
     def _unused(self, paths: Mapping[Key, str], tops: set[str]) -> None:
         alone = sorted(top for top in tops if part_of(top))
         if alone:
+            one = "a class" if self._noun == "pictures" else "one"
             self.warnings.append(
-                f"The folder {alone[0]}/ is taken for a class like the others beside it, since no other part is there; "
+                f"The folder {alone[0]}/ is taken for {one} like the others beside it, since no other part is there; "
                 "put train/ and test/ on top if they are parts."
             )
         deeper = {path.split("/")[i] for path in paths.values() for i in range(1, path.count("/"))}
         within = sorted(folder for folder in deeper if part_of(folder) in ("test", "valid"))
         if within:
             self.warnings.append(
-                f"Folders called {within[0]}/ lie within others and are not used as parts: their pictures are among "
-                "the rest. Put train/ and test/ on top."
+                f"Folders called {within[0]}/ lie within others and are not used as parts: their {self._noun} are "
+                "among the rest. Put train/ and test/ on top."
             )
 
 

@@ -174,10 +174,7 @@ def _hot(label: Any) -> Any:
 
 def _csv_lines(data: bytes, name: str) -> Iterator[tuple[int, dict | str]]:
     text = text_of(data, name)
-    header = text.partition("\n")[0]
-    columns = {mark: [cell.strip().strip('"').casefold() for cell in header.split(mark)] for mark in ",;\t|"}
-    mark = next((mark for mark, cells in columns.items() if set(cells) & set(FILE)), ",")
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=mark)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter(text.partition("\n")[0], FILE))
     try:
         if not {str(column).strip().casefold() for column in reader.fieldnames or ()} & set(FILE):
             raise DataError(
@@ -188,6 +185,12 @@ def _csv_lines(data: bytes, name: str) -> Iterator[tuple[int, dict | str]]:
             yield number, "line has too many fields" if None in fields else fields
     except csv.Error as error:
         raise DataError(f"{name} is no CSV file: {error}.") from error
+
+
+def delimiter(header: str, wanted: Iterable[str]) -> str:
+    """The mark by which a header has one of the columns `wanted`."""
+    columns = {mark: [cell.strip().strip('"').casefold() for cell in header.split(mark)] for mark in ",;\t|"}
+    return next((mark for mark, cells in columns.items() if set(cells) & set(wanted)), ",")
 
 
 def _parquet_lines(data: bytes, name: str) -> Iterator[tuple[int, dict | str]]:

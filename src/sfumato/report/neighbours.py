@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.data import Source
+from sfumato.data import Set
 from sfumato.metrics import extractor
 from sfumato.metrics.evaluation import draw_rows
 
@@ -37,7 +37,7 @@ class Found:
     how: str  # a sentence for the reader
 
 
-def nearest(images: Tensor, source: Source, device: Any = "cpu", features: bool | None = None) -> Found:
+def nearest(images: Tensor, source: Set, device: Any = "cpu", features: bool | None = None) -> Found:
     """The training picture nearest to each of the images (n, C, H, W). `features`: None decides by the rule above."""
     rows = sorted(draw_rows(len(source), min(MOST, len(source)), 0, "neighbours"))
     look, name = _look(len(rows), device, features)
@@ -66,7 +66,7 @@ def nearest(images: Tensor, source: Source, device: Any = "cpu", features: bool 
     )
 
 
-def _different(rows: list[int], source: Source) -> list[int]:
+def _different(rows: list[int], source: Set) -> list[int]:
     """Of rows in the order of their distance, those after the first that show another picture than all before."""
     pictures = source.batch(rows)["image"]
     kept = [0]

@@ -13,7 +13,7 @@ from typing import Any
 
 from sfumato.checkpoint import load_model, read_json, read_recipe
 from sfumato.core.errors import SfumatoError
-from sfumato.data import Source
+from sfumato.data import Set
 from sfumato.train.request import open_again
 
 log = logging.getLogger("sfumato")
@@ -68,7 +68,7 @@ class Opened:
         return load_model(self.path).to(self.device)
 
     @cached_property
-    def source(self) -> Source:
+    def source(self) -> Set:
         """The data of the training, opened as it was then, from where they lie now."""
         return open_again(self.path)
 

@@ -13,18 +13,18 @@ from torch import nn
 
 from sfumato.core.classes import class_number
 from sfumato.core.errors import DataError, UsageError
-from sfumato.data import Source
+from sfumato.data import Set
 from sfumato.train.request import Request
 
 log = logging.getLogger("sfumato")
 
 
-def class_names_of(system: Any, source: Source) -> list[str]:
+def class_names_of(system: Any, source: Set) -> list[str]:
     """What the set calls the labels that the system hears; empty where it hears none."""
     return list(source.labels or ()) if "label" in system.learns else []
 
 
-def check_heard(recipe: str, system: Any, source: Source, request: Request) -> None:
+def check_heard(recipe: str, system: Any, source: Set, request: Request) -> None:
     """DataError where the system will listen to what the set does not say; before anything is trained."""
     keys, labels = system.learns, source.labels
     if "text" in keys and not source.has_text:

@@ -20,7 +20,7 @@ import torch
 from sfumato.core.contracts import Objective
 from sfumato.core.errors import SfumatoError
 from sfumato.core.noise import Noise, derive
-from sfumato.data import Source, open_data
+from sfumato.data import Set, open_data
 from sfumato.train.request import Request
 
 LARGE = 1000  # pictures of a set from which on a part is taken without being asked for
@@ -31,7 +31,7 @@ LOOKS = 10  # a stage, and none of one of fewer than FIRST steps, which tell not
 FIRST = 50
 
 
-def split(source: Source, request: Request) -> tuple[Source, Source | None, str]:
+def split(source: Set, request: Request) -> tuple[Set, Set | None, str]:
     """(what is trained on, what is held out, how that was chosen, in words)."""
     part = request.held_out
     if part == 0:
@@ -50,15 +50,15 @@ def split(source: Source, request: Request) -> tuple[Source, Source | None, str]
     return source.subset(rest), source.subset(sorted(out)), f"{count} of {len(source)} pictures, taken by chance"
 
 
-def _own_part(source: Source, request: Request) -> tuple[Source, str] | None:
+def _own_part(source: Set, request: Request) -> tuple[Set, str] | None:
     if source.origin is None:
         return None
     for name in ("valid", "test"):
         try:
             own = open_data(
                 source.origin,
-                side=source.side,
-                channels=source.channels,
+                side=source.side or None,  # texts have none
+                channels=source.channels or 3,
                 background=request.background,
                 allow_bad=request.allow_bad,
                 split=name,
@@ -74,7 +74,7 @@ def _own_part(source: Source, request: Request) -> tuple[Source, str] | None:
 
 
 @torch.no_grad()
-def held_loss(objective: Objective, source: Source, seed: int, device: torch.device) -> float:
+def held_loss(objective: Objective, source: Set, seed: int, device: torch.device) -> float:
     """The mean loss of a picture of the part, weighted by the size of each batch."""
     module: Any = objective
     training = module.training

@@ -24,7 +24,7 @@ from torch import nn
 
 from sfumato.core.contracts import Objective
 from sfumato.core.noise import Noise
-from sfumato.data import Source
+from sfumato.data import Set
 from sfumato.data.told import told
 from sfumato.train.request import Request, plan_for
 
@@ -33,7 +33,7 @@ MOST = 200_000_000  # parameters of what is copied for an estimate
 REAL_BF16 = "AVX512"  # processors without it compute bf16 by way of fp32: here ten times as slowly
 
 
-def opening(request: Request, system: Any, source: Source, accelerator: Accelerator, estimate: bool) -> dict[str, Any]:
+def opening(request: Request, system: Any, source: Set, accelerator: Accelerator, estimate: bool) -> dict[str, Any]:
     """The facts of a training that is about to begin, for data.json: {"device", "precision", "stages", "seconds",
     "warnings"}; `seconds` is None where it cannot be told."""
     names = [name for name in system.stages() if name not in (request.given or {})]
@@ -61,13 +61,15 @@ def opening(request: Request, system: Any, source: Source, accelerator: Accelera
     }
 
 
-def say(facts: dict[str, Any], source: Source, request: Request) -> None:
+def say(facts: dict[str, Any], source: Set, request: Request) -> None:
     """Logs the screen: a line a topic, then every warning of the set and of the training."""
-    rows = [*told(source), ("shown at", f"{source.side}×{source.side}, the largest middle square of each")]
+    shown = ("shown at", f"{source.side}×{source.side}, the largest middle square of each")
+    rows = [*told(source), *[shown] * bool(source.side)]
     for name, stage in facts["stages"].items():
-        seen = "" if stage["times_each"] is None else f", each picture {stage['times_each']:g} times"
+        one = source.noun.removesuffix("s")
+        seen = "" if stage["times_each"] is None else f", each {one} {stage['times_each']:g} times"
         steps = "as many steps as its minutes allow" if stage["steps"] is None else f"{stage['steps']:,} steps"
-        rows.append((f"stage {name}", f"{steps} of {stage['batch']} pictures{seen}"))
+        rows.append((f"stage {name}", f"{steps} of {stage['batch']} {source.noun}{seen}"))
     rows.append(("computed", f"on {facts['device']}, in {facts['precision']}"))
     if request.minutes is not None:
         rows.append(("takes", f"{request.minutes:g} minutes, as asked"))
@@ -90,7 +92,7 @@ def duration(seconds: float) -> str:
 
 
 def step_seconds(
-    system: Any, names: list[str], plans: dict[str, Any], source: Source, device: torch.device
+    system: Any, names: list[str], plans: dict[str, Any], source: Set, device: torch.device
 ) -> dict[str, float] | None:
     """What a step of each stage takes: the second of two, forward and backward, on a copy. None where it is not had."""
     if sum(p.numel() for p in system.parameters()) > MOST:
@@ -105,7 +107,7 @@ def step_seconds(
         return None
 
 
-def _timed(objective: Objective, batch: int, source: Source, device: torch.device) -> float:
+def _timed(objective: Objective, batch: int, source: Set, device: torch.device) -> float:
     rows = source.batch([i % len(source) for i in range(batch)])
     rows = {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in rows.items()}
     objective.prepare(lambda: [rows])
@@ -130,11 +132,11 @@ def _device(device: torch.device) -> str:
     return f"{device} ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)
 
 
-def _doubts(request: Request, plans: dict[str, Any], source: Source, device: torch.device) -> Iterator[str]:
+def _doubts(request: Request, plans: dict[str, Any], source: Set, device: torch.device) -> Iterator[str]:
     if largest := max((plan.batch for plan in plans.values() if plan.batch > len(source)), default=0):
         yield (
-            f"A batch of {largest} is more than the {len(source)} pictures of the set, so each step sees some of them "
-            "several times. A smaller --batch makes more steps of the same time."
+            f"A batch of {largest} is more than the {len(source)} {source.noun} of the set, so each step sees some of "
+            "them several times. A smaller --batch makes more steps of the same time."
         )
     if request.precision == "bf16" and device.type == "cpu":
         kind = torch.backends.cpu.get_cpu_capability()

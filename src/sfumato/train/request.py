@@ -18,7 +18,7 @@ from sfumato import recipes
 from sfumato.checkpoint import read_json
 from sfumato.checkpoint.disk import check_schema
 from sfumato.core.errors import DataError, SfumatoError, UnknownName, UsageError, WeightsError
-from sfumato.data import Source, names, open_data
+from sfumato.data import Set, names, open_data
 
 SCHEMA = 1  # of train.json; keys that came later may be absent
 NAMED = 3  # pictures that a message names
@@ -134,7 +134,7 @@ def absolute(data: str | Path) -> str | None:
     return str(Path(text).expanduser().absolute())
 
 
-def open_again(run: Path, data: str | Path | None = None) -> Source:
+def open_again(run: Path, data: str | Path | None = None) -> Set:
     """The data of a run, opened as they were, from wherever they lie now; `data` is a new place for them. DataError
     where they are not to be found, or are no longer what they were, with what came, went or differs."""
     request, about = read_request(run / "train.json"), read_json(run / "data.json")
@@ -166,7 +166,7 @@ def _places(run: Path, request: Request) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _open(request: Request, data: str) -> Source:
+def _open(request: Request, data: str) -> Set:
     return open_data(
         data,
         side=request.side,
@@ -176,7 +176,7 @@ def _open(request: Request, data: str) -> Source:
     )
 
 
-def _difference(about: Mapping[str, Any], source: Source) -> str:
+def _difference(about: Mapping[str, Any], source: Set) -> str:
     """What came, went, or is another picture now; as far as data.json tells."""
     before, now = about.get("files"), source.files
     if isinstance(before, dict) and now is not None:

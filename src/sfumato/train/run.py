@@ -41,7 +41,7 @@ from sfumato.core.errors import UsageError, WeightsError
 from sfumato.core.noise import derive
 from sfumato.core.registry import nearest
 from sfumato.core.space import Grid
-from sfumato.data import Source, open_data
+from sfumato.data import Set, open_data
 from sfumato.train.fit import seeded
 from sfumato.train.fitting import check_heard, class_names_of, further, refuse_giants
 from sfumato.train.held import split
@@ -249,7 +249,7 @@ def _spoken(recipe: str, dials: Mapping[str, Any], size: str, side: int | None) 
     return {name: value for name, value in turned.items() if name in known} | dict(dials)
 
 
-def _open_for(request: Request, data: str | Path) -> Source:
+def _open_for(request: Request, data: str | Path) -> Set:
     """The pictures, as large and as colourful as the recipe's own, which a build without memory tells; grey ones stay
     grey where the recipe leaves the channels open."""
     recipe, dials = request.recipe, request.dials
@@ -268,7 +268,7 @@ def _open_for(request: Request, data: str | Path) -> Source:
     return source
 
 
-def _answered(recipe: str, dials: Mapping[str, Any], source: Source) -> dict[str, Any]:
+def _answered(recipe: str, dials: Mapping[str, Any], source: Set) -> dict[str, Any]:
     """The dials, with what the data answer for a user who left it out: captions, or else the number of classes."""
     known = recipes.RECIPES[recipe].dials
     found: dict[str, Any] = {"channels": source.channels} if "channels" in known else {}
@@ -317,8 +317,8 @@ def _go(
     run: Path,
     request: Request,
     system: Any,
-    source: Source,
-    held: Source | None,
+    source: Set,
+    held: Set | None,
     state: Any,
     accelerator: Accelerator,
     quiet: bool,

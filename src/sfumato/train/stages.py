@@ -25,7 +25,7 @@ from sfumato.core.classes import class_number
 from sfumato.core.contracts import Batch, Objective
 from sfumato.core.errors import Diverged, SfumatoError, WeightsError
 from sfumato.core.noise import derive
-from sfumato.data import Batches, Source, once
+from sfumato.data import Batches, Set, Source, once
 from sfumato.data.latents import cached_latents, sweep
 from sfumato.metrics.evaluation import condition_keys
 from sfumato.recipes import Plan
@@ -54,11 +54,11 @@ class Stages:
         run: Path,
         request: Request,
         system: Any,
-        source: Source,
+        source: Set,
         stop: Stop,
         accelerator: Accelerator,
         quiet: bool,
-        held: Source | None = None,
+        held: Set | None = None,
     ):
         self.run, self.request, self.system, self.held = run, request, system, held
         self.source, self.stop, self.quiet = source, stop, quiet
@@ -194,11 +194,11 @@ class _Stage:
         part = (60 * total - begun) / len(left) * (1 - CLOSING)
         return lambda: max(0.0, (part - (self.all.spent - begun)) / 60)
 
-    def _data(self) -> Source:
+    def _data(self) -> Set:
         """The pictures, or their latents where a frozen codec that learned would give the same ones every time."""
         objective, stages = self.objective, self.all
         cached = self.plan.cache and not self.plan.flip and isinstance(objective, System) and objective.codec.learned
-        if not cached:
+        if not cached or not isinstance(stages.source, Source):
             return stages.source
         assert isinstance(objective, System)
         objective.eval()
