@@ -348,6 +348,8 @@ class System(nn.Module):
         """`given` as n rows. A system without a condition listens to nothing, and says so."""
         if self.conditioner is None:
             deaf = [key for key in given or {} if key not in self.codec.holds]
+            if deaf and isinstance(self.codec.reads, tuple) and deaf[0] in self.codec.reads:
+                self.codec.hold(as_rows({deaf[0]: (given or {})[deaf[0]]}, n), n)  # raises, and says why it holds none
             if deaf:
                 raise UsageError(f"The system was built without a condition, so it cannot listen to {deaf[0]!r}.")
         return as_rows(given, n, self.classes)
