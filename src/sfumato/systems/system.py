@@ -88,7 +88,8 @@ class System(nn.Module):
 
     def players(self) -> list[list[nn.Parameter]]:
         ours, *others = [[]] if self.prior is None else self.prior.players()
-        return [[*ours, *([] if self.conditioner is None else self.conditioner.parameters())], *others]
+        told = [] if self.conditioner is None else self.conditioner.learns()
+        return [list({id(parameter): parameter for parameter in (*ours, *told)}.values()), *others]
 
     def prepare(self, batches: Batches) -> None:
         self.codec.adapt(batches)
