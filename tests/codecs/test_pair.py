@@ -41,7 +41,7 @@ def test_the_line_by_hand(first):
     """Words where words are, a padding letter of its own at each place after, and the picture's tokens beyond all."""
     codec, x = pair(first=first), images()
     z, w, p = codec.encode((TEXTS, x)), codec.words.encode(TEXTS), codec.pictures.encode(x)
-    assert codec.space == Tokens(T + N, V + T + L)
+    assert codec.space == Tokens(T + N, V + T + L + 1)  # and one that says nothing
     assert (
         codec.halves == {"text": range(0, T), "image": range(T, 20)}
         if first == "text"
@@ -77,13 +77,13 @@ def test_letters_hold_what_is_encoded_and_nothing_of_the_other_half(first):
     assert text.sum(1).tolist() == [V + 1] * T  # all words, and one padding
     assert image.sum(1).tolist() == [L] * N
     assert not bool((text.any(0) & image.any(0)).any())
-    assert bool((text.any(0) | image.any(0)).all())
+    assert (~(text.any(0) | image.any(0))).nonzero().tolist() == [[codec.nothing]]
 
 
 def test_a_letter_of_the_other_half_is_refused():
     codec = pair()
     z = codec.encode((TEXTS, images()))
-    for at, letter in ((0, V + T), (T, 5)):
+    for at, letter in ((0, V + T), (T, 5), (T, codec.nothing)):
         wrong = z.clone()
         wrong[0, at] = letter
         with pytest.raises(Misfit, match=r"letters=codec\.letters"):
@@ -104,17 +104,20 @@ def test_what_is_given_is_its_half():
     assert bool(mask.all())
 
 
-def test_nothing_is_the_empty_caption_or_the_grey_picture():
+def test_nothing_is_a_letter_that_is_never_drawn():
+    """It fills what may be given; a text without words is nothing too, and what is not to be known stays open."""
+    for options, known in (({}, range(T)), ({"first": "image"}, range(N)), ({"either": True}, range(T + N))):
+        codec = pair(**options)
+        value, mask = codec.hold({}, 3)
+        assert mask[0].nonzero()[:, 0].tolist() == list(known)
+        assert bool((value[mask] == codec.nothing).all())
+        assert not codec.letters[:, codec.nothing].any()
     codec = pair()
-    value, mask = codec.hold({}, 3)
-    assert torch.equal(value[:, :T], codec.encode(([""] * 3, images(3)))[:, :T])
-    assert value[0, :3].tolist() == [1, 2, V + 2]  # beginning, end, padding
-    assert mask.sum(0).tolist() == [3] * T + [0] * N
-    value, mask = pair(first="image").hold({}, 3)
-    assert (value[:, :N] - V - T).tolist() == [
-        [2] * N
-    ] * 3  # 0 is the value 127.5, which rounds up to the third of four
-    assert mask.sum(0).tolist() == [3] * N + [0] * T
+    value, mask = codec.hold({"text": ["red", "", None]}, 3)
+    assert torch.equal(value[0, :T], codec.encode((["red"], images(1)))[0, :T])
+    assert bool((value[1:, :T] == codec.nothing).all())
+    assert bool(mask[:, :T].all())
+    assert codec.decode(torch.where(mask, value, codec.encode((TEXTS[:3], images(3)))))[0] == ["red", "", ""]
     with pytest.raises(Misfit, match="drop=0"):
         pair(drop=0.0).hold({}, 3)
 
@@ -135,21 +138,33 @@ def test_what_stands_second_cannot_be_given():
         system.sample(4, {"label": 1})
 
 
+@pytest.mark.parametrize("either", [False, True])
 @pytest.mark.parametrize("first", ["text", "image"])
-def test_first_halves_are_dropped_row_by_row(first):
-    """A quarter of 2000 rows, within 4 standard errors, whole; the second half never; by the row's own number."""
-    codec, n = pair(first=first, drop=0.25), 2000
+def test_halves_are_dropped_row_by_row(first, either):
+    """A quarter of 2000 rows within 4 standard errors, whole, by the row's own number; the second half where it may be
+    given, and never both."""
+    codec, n = pair(first=first, either=either, drop=0.25), 2000
     x = (TEXTS * (n // 4), images().repeat(n // 4, 1, 1, 1))
-    z, plain, nothing = codec.latent(x, Noise.shared(0, n)), codec.encode(x), codec.hold({}, n)[0]
-    half, other = codec.halves[first], codec.halves["image" if first == "text" else "text"]
-    dropped = (z[:, half.start : half.stop] == nothing[:, half.start : half.stop]).all(1)
-    assert abs(float(dropped.double().mean()) - 0.25) < 4 * math.sqrt(0.25 * 0.75 / n)
-    assert torch.equal(z[~dropped], plain[~dropped])
-    assert torch.equal(z[:, other.start : other.stop], plain[:, other.start : other.stop])
+    z, plain = codec.latent(x, Noise.shared(0, n)), codec.encode(x)
+    gone = {name: (z[:, at.start : at.stop] == codec.nothing) for name, at in codec.halves.items()}
+    for name, empty in gone.items():
+        assert torch.equal(empty.any(1), empty.all(1))
+        share = 0.25 if either or name == first else 0.0
+        assert abs(float(empty[:, 0].double().mean()) - share) <= 4 * math.sqrt(share * (1 - share) / n)
+    assert not bool((gone["text"].all(1) & gone["image"].all(1)).any())
+    assert torch.equal(torch.where(z == codec.nothing, plain, z), plain)
     together = codec.latent((x[0][:8], x[1][:8]), Noise.each(range(8)))
     alone = [codec.latent((x[0][i : i + 1], x[1][i : i + 1]), Noise.each([i])) for i in range(8)]
     assert torch.equal(together, torch.cat(alone))
     assert torch.equal(pair(first=first, drop=0.0).latent(x, Noise.shared(0, n)), plain)
+
+
+def test_a_picture_without_a_text_teaches_pictures_alone():
+    codec = pair(drop=0.0)
+    z = codec.latent((["red", ""], images(2)), Noise.shared(0, 2))
+    assert torch.equal(z[0], codec.encode((["red"], images(2)[:1]))[0])
+    assert bool((z[1, :T] == codec.nothing).all())
+    assert torch.equal(z[:, T:], codec.encode((["red", ""], images(2)))[:, T:])
 
 
 def test_the_likelihood_adds_up():

@@ -156,14 +156,22 @@ def test_where_nothing_stands_for_it_unguided_rows_hold_what_is_known():
     assert torch.equal(guided, prior.sample(Condition.none(B), Noise.each(range(B)), known=known))
 
 
-def test_what_is_to_be_drawn_cannot_be_held_in_the_unguided_rows_alone():
-    for prior in (
-        Autoregressive(Tokens(N, K), net_of(Tokens(N, K), K, words=False), Categorical(K)),
-        Masked(Tokens(N, K), MaskedNet(Tokens(N, K), K, width=16, depth=1, heads=2), Categorical(K)),
-    ):
-        for known in (None, begun(2)):
-            with pytest.raises(UsageError, match="nothing given"):
-                prior.sample(Condition.none(B), Noise.each(range(B)), guidance=2.0, known=known, null_known=begun(4))
+def test_unguided_rows_hold_nothing_but_where_something_is_known():
+    """What stands for nothing may be told of all positions; where c draws, u reads what is drawn. Where nothing is
+    known there is nothing to hold, and guidance needs a null condition."""
+    net = net_of(Tokens(N, K), K, words=False)
+    auto = Autoregressive(Tokens(N, K), net, Categorical(K))
+    masked = Masked(Tokens(N, K), MaskedNet(Tokens(N, K), K, width=16, depth=1, heads=2), Categorical(K))
+    empty = torch.full((B, N), 2)
+    for prior in (auto, masked):
+
+        def draw(null_known, known, prior=prior):
+            told = {"guidance": 2.5, "known": known, "null_known": null_known}
+            return prior.sample(Condition.none(B), Noise.each(range(B)), **told)
+
+        assert torch.equal(draw((empty, begun(N)[1]), begun(4)), draw((empty, begun(4)[1]), begun(4)))
+        with pytest.raises(UsageError, match="null condition"):
+            draw((empty, begun(4)[1]), None)
 
 
 def test_a_masked_prior_holds_it_too():
@@ -240,6 +248,35 @@ def test_the_loss_is_each_halfs_mean_times_its_weight(order):
     assert set(terms) == {"text", "image"}
     assert float(terms["text"].detach()) == pytest.approx(float(nats[:, :4].mean()) / 8, rel=1e-6)  # float32 logits
     assert float(terms["image"].detach()) == pytest.approx(float(nats[:, 4:].mean()) * 7 / 8, rel=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("kind", ["whole", "parts", "masked"])
+def test_a_letter_that_may_not_stand_is_read_and_not_asked_for(kind, smoothing):
+    """The first 20 rows say nothing in their first half: the mean is over what is asked for, without NaN in the
+    gradient."""
+    z, options = allowed(50), {"letters": LETTERS, "smoothing": smoothing}
+    spoilt = z.clone()
+    spoilt[:20, :4] = 5
+    c, noise = Condition.none(50), Noise.shared(0, 50)
+    if kind == "masked":
+        prior = Masked(Tokens(N, K), Fixed(logits()), Categorical(K), least=1.0, **options)
+    else:
+        parts = HALVES if kind == "parts" else None
+        prior = Autoregressive(Tokens(N, K), Fixed(logits()), Categorical(K), parts=parts, order="random", **options)
+    terms = prior.loss(spoilt, c, noise)
+    nats = -by_hand().log().expand(50, N, K)
+    even = torch.where(LETTERS, nats, 0.0).sum(-1) / LETTERS.sum(-1)
+    each = (1 - smoothing) * nats.gather(-1, z[..., None])[..., 0] + smoothing * even
+    text, image = each[20:, :4], each[:, 4:]
+    if kind == "parts":
+        assert float(terms["text"].detach()) == pytest.approx(float(text.mean()) / 8, rel=1e-6)
+        assert float(terms["image"].detach()) == pytest.approx(float(image.mean()) * 7 / 8, rel=1e-6)
+    else:
+        mean = (text.sum() + image.sum()) / (30 * 4 + 50 * 6)
+        assert float(terms["nats"].detach()) == pytest.approx(float(mean), rel=1e-6)
+    sum(terms.values()).backward()
+    assert bool(prior.net.logits.grad.isfinite().all())
 
 
 def test_letters_that_may_not_stand_get_no_gradient():

@@ -11,8 +11,10 @@ What is given is held: a prior that goes from first to last sees the first half 
 is what can be given, and no more: p(first | second) is not drawn by holding the second. With `either` both can be, for
 priors that see what is known wherever it lies: those that learned any order, and masked ones.
 
-Guidance needs something that stands for nothing: the empty text, or, where pictures come first, the grey picture x = 0.
-In training it takes the place of the first half with probability `drop`.
+Guidance needs something that stands for nothing. It is the last letter, ∅ = V + T + K, in all of a half. It may stand
+nowhere, so that it is read and never drawn, and no probability is lost to it. In training it takes the place of the
+first half with probability `drop` (with `either`, of each half, never of both), and always of a text without words: a
+picture that nobody described teaches pictures alone.
 
     log p(text, image) ≥ E[log p(z) + w_text + w_image]
 
@@ -51,14 +53,15 @@ class Pair(Codec):
         text, image = _space(words, "text"), _space(pictures, "image")
         if first not in self.reads:
             raise Misfit(f"What stands first is 'text' or 'image', not {first!r}.")
-        if not 0 <= drop < 1:
-            raise Misfit(f"The first half is dropped with a probability from 0 to below 1, not {drop}.")
+        if not 0 <= drop < (0.5 if either else 1):
+            raise Misfit(f"A half is dropped with a probability from 0 to below {'½' if either else '1'}, not {drop}.")
         assert isinstance(pictures.data, Grid)
         self.words, self.pictures, self.data = words, pictures, pictures.data
         self.first, self.either, self.drop = first, either, drop
         self.holds = self.reads if either else (first,)
         self.padding, self.picture = text.vocab, text.vocab + text.length  # the first letter of each kind
-        self.space = Tokens(text.length + image.length, self.picture + image.vocab)
+        self.nothing = self.picture + image.vocab
+        self.space = Tokens(text.length + image.length, self.nothing + 1)
         self.exact, self.discrete = words.exact and pictures.exact, pictures.discrete
         self.learned = pictures.learned
         self.kind = None if words.kind is None or pictures.kind is None else "bound"
@@ -80,7 +83,8 @@ class Pair(Codec):
             letter, half = torch.arange(self.space.vocab), self.halves["text"]
             place = torch.arange(self.space.length)[:, None] - half.start
             written = (letter < self.padding) | (letter == self.padding + place)
-            return torch.where((place >= 0) & (place < len(half)), written, letter >= self.picture)
+            painted = (letter >= self.picture) & (letter < self.nothing)
+            return torch.where((place >= 0) & (place < len(half)), written, painted)
 
     def _joined(self, text: Tensor, image: Tensor) -> Tensor:
         return torch.cat([text, image] if self.first == "text" else [image, text], 1)
@@ -100,13 +104,9 @@ class Pair(Codec):
         """(B, N): the picture's half, of its tokens."""
         return cells + self.picture
 
-    def _nothing(self, rows: int) -> Tensor:
-        """The first half that stands for nothing given."""
-        if self.first == "text":
-            return self._written([""]).expand(rows, -1)
-        device = next((t.device for t in (*self.parameters(), *self.buffers())), torch.device("cpu"))
-        grey = torch.zeros(1, *self.data.shape, device=device)
-        return self._painted(self.pictures.encode(grey)).expand(rows, -1)
+    def _said(self, half: Tensor, unsaid: Tensor) -> Tensor:
+        """A half, or ∅ in the rows (B,) where nothing is said."""
+        return pick(unsaid, torch.full_like(half, self.nothing), half)
 
     # ---- the codec ----
 
@@ -117,7 +117,8 @@ class Pair(Codec):
 
     def decode(self, z: Tensor) -> tuple[Any, Tensor]:  # type: ignore[override]
         text, image = self._half(z, "text"), self._half(z, "image") - self.picture
-        if bool((text >= self.picture).any()) or bool((image < 0).any()):
+        strange = (text >= self.picture) & (text < self.nothing)
+        if bool(strange.any()) or bool(((image < 0) | (image >= self.nothing - self.picture)).any()):
             raise Misfit(
                 "A letter of one half stands in the other, where it means nothing. Build the prior with the letters "
                 "that may stand at each position, letters=codec.letters."
@@ -126,15 +127,16 @@ class Pair(Codec):
         return self.words.decode(torch.where(text < self.padding, text, marks[0])), self.pictures.decode(image)
 
     def latent(self, x: tuple[Sequence[str], Tensor], noise: Noise) -> Tensor:  # type: ignore[override]
-        """Some of the first halves dropped, so that guidance is learned."""
+        """Some halves dropped, so that guidance is learned."""
         texts, images = x
         cells = self.pictures.latent(images, noise)
-        z = self._joined(self._written(texts).to(cells.device), self._painted(cells))
-        if not self.drop:
-            return z
-        half = self.halves[self.first]
-        nothing = torch.cat([self._nothing(len(z)).to(z), z[:, half.stop :]], 1)
-        return pick(noise.uniform() < self.drop, nothing, z)
+        unsaid = {"text": _wordless(texts, cells.device), "image": cells.new_zeros(len(cells), dtype=torch.bool)}
+        if self.drop:
+            u, other = noise.uniform(), "image" if self.first == "text" else "text"
+            unsaid[self.first] = unsaid[self.first] | (u < self.drop)
+            unsaid[other] = unsaid[other] | (u >= 1 - self.drop) if self.either else unsaid[other]
+        text = self._said(self._written(texts).to(cells.device), unsaid["text"])
+        return self._joined(text, self._said(self._painted(cells), unsaid["image"]))
 
     def lift(self, x: tuple[Sequence[str], Tensor], noise: Noise | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         texts, images = x
@@ -143,26 +145,26 @@ class Pair(Codec):
         return self._joined(self._written(texts).to(cells.device), self._painted(cells)), spelt.to(seen) + seen
 
     def hold(self, given: Given, rows: int) -> Known:
-        """The halves of what is given; of nothing, the first half that stands for nothing, known."""
+        """The halves of what is given, a text without words being nothing; of nothing, all that may be given as ∅."""
         found: dict[str, Tensor] = {}
         for name in NAMES:
             if given.get(name) is None:
                 continue
             self._refuse(name)
             value = given[name]
-            found[name] = self._written(value) if name == "text" else self._painted(self.pictures.encode(value))
-        if not found:
-            if not self.drop:
-                raise Misfit(
-                    f"This pair was built with drop=0: no {NAMES[self.first]} that stands for nothing was learned, so "
-                    "there is nothing to guide away from. Draw with guidance 1, or train with some dropped."
-                )
-            found[self.first] = self._nothing(rows)
-        device = next(iter(found.values())).device
-        z = torch.zeros(rows, self.space.length, dtype=torch.int64, device=device)
+            half = self._written(value) if name == "text" else self._painted(self.pictures.encode(value))
+            found[name] = self._said(half, _wordless(value, half.device)) if name == "text" else half
+        device = next((x.device for x in (*found.values(), *self.parameters(), *self.buffers())), torch.device("cpu"))
+        z = torch.full((rows, self.space.length), self.nothing, device=device)
         mask = torch.zeros_like(z, dtype=torch.bool)
+        if not found and not self.drop:
+            raise Misfit(
+                "This pair was built with drop=0: nothing was ever dropped, so there is nothing to guide away from. "
+                "Draw with guidance 1, or train with some dropped."
+            )
         for name, half in found.items():
             self._half(z, name).copy_(half)
+        for name in found or self.holds:
             self._half(mask, name).fill_(True)
         return z, mask
 
@@ -199,3 +201,8 @@ def _space(codec: Codec, reads: Entry) -> Tokens:
             f"{codec.reads!r}. Choose a codec with an alphabet."
         )
     return codec.space
+
+
+def _wordless(texts: Sequence[str | None], device: torch.device) -> Tensor:
+    """(B,) bool: which texts say nothing."""
+    return torch.tensor([not text for text in texts], dtype=torch.bool, device=device)

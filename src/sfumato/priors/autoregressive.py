@@ -105,7 +105,8 @@ class Autoregressive(Prior):
     of them. `corrupt` spoils what the net reads in training, not what it predicts, so that it bears with draws of its
     own: the probability with which a token is replaced by a random one, or the largest deviation of the noise that is
     added to vectors, each example having its own between 0 and that. `repeats`: how many noise levels a diffusion head
-    learns at each position for one call of the net. `letters` (N, K) bool: which tokens may stand at each position.
+    learns at each position for one call of the net. `letters` (N, K) bool: which tokens may stand at each position; one
+    that may not, and stands there in training, is read and not asked for.
     `parts`: the names of parts of the positions, which hold each position once, and their weights."""
 
     spaces = (Tokens, Sequence, Grid)
@@ -159,10 +160,12 @@ class Autoregressive(Prior):
         logits = self.head(h, dim=-1).logits  # type: ignore[operator,union-attr]
         if self.letters is None and not self.parts:
             return {"nats": F.cross_entropy(logits.flatten(0, 1), z.flatten(), label_smoothing=self.smoothing)}
-        nats = put(heads.nats(logits, z, self._letters(order), self.smoothing), order)
+        found = heads.nats(logits, z, self._letters(order), self.smoothing)
         if not self.parts:
-            return {"nats": nats.mean()}
-        return {name: weight * nats[:, at.start : at.stop].mean() for name, (at, weight) in self.parts.items()}
+            return {"nats": heads.mean(*found)}
+        nats, asked = (put(part, order) for part in found)
+        of = {name: (slice(None), slice(at.start, at.stop)) for name, (at, _) in self.parts.items()}
+        return {name: weight * heads.mean(nats[of[name]], asked[of[name]]) for name, (_, weight) in self.parts.items()}
 
     def _letters(self, order: Tensor | None, i: int | None = None) -> Tensor | None:
         """Which letters may stand at the steps of an order, (N, K) or (B, N, K); or at step i, (K,) or (B, K)."""
@@ -218,13 +221,13 @@ class Autoregressive(Prior):
         """temperature divides the logits (0: always the likeliest), and of vectors scales the deviations that a mixture
         or a normal is drawn with (arXiv:2312.02116); top_k and top_p keep the likeliest tokens. `known`
         positions are kept as given, wherever they are, and what comes after them sees them; where all rows begin with
-        as many, these are read in one pass. `null_known` stands there instead in the rows where the unguided u is
-        computed, which without a `null` hear the same condition. `order`, of a prior that learned any: a name of
-        priors.orders, "random" being another for each image, or "known", what is known first (the default where
+        as many, these are read in one pass. Where something is known, `null_known` stands instead in the rows where the
+        unguided u is computed, which without a `null` hear the same condition. `order`, of a prior that learned any: a
+        name of priors.orders, "random" being another for each image, or "known", what is known first (the default where
         something is, else the raster)."""
         if not self.tokens and (top_k is not None or top_p != 1):
             raise UsageError("top_k and top_p choose among tokens; this prior draws continuous vectors.")
-        heads.check_null(known, null_known)
+        null_known = heads.beside(known, null_known)
         if order is None and self.order == "any" and known is not None:
             order = "known"
         visits = self._visits() if order is None else self._wanted(order, noise, known)

@@ -8,7 +8,8 @@ Guidance meets them where each is linear: a likelihood in its features, h = u + 
 guided by itself, given both c and u.
 
 Where positions have alphabets of their own, `letters` (N, K) bool is True where a letter may stand; the others get −∞,
-in the loss as in sampling, so that those that may stand have all the probability.
+in the loss as in sampling, so that those that may stand have all the probability. A letter that may stand nowhere can
+still be read: it says that nothing is known there, and is never drawn.
 
 Shapes: h (M, F) with a row for every position of interest, z (M, D) or tokens (M,); their noise has M rows.
 Source: Li et al. 2024, arXiv:2406.11838 (the diffusion head; each position is trained at several noise levels).
@@ -73,28 +74,32 @@ def only(logits: Tensor, letters: Tensor | None) -> Tensor:
     return logits if letters is None else logits.masked_fill(~letters, -torch.inf)
 
 
-def nats(logits: Tensor, z: Tensor, letters: Tensor | None = None, smoothing: float = 0.0) -> Tensor:
-    """−log p of each token, (B, N), logits (B, N, K). `smoothing` spreads that share of the target over all letters
-    that may stand there."""
-    logits = only(logits, letters)
-    if letters is None or not smoothing:
+def nats(logits: Tensor, z: Tensor, letters: Tensor | None = None, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+    """(−log p of each token, which of them count), both (B, N), logits (B, N, K). A letter that may not stand where it
+    stands was put there to be read: it is not asked for, and has 0. `smoothing` spreads that share of the target over
+    all letters that may stand there."""
+    if letters is None:
         flat = F.cross_entropy(logits.flatten(0, 1), z.flatten(), reduction="none", label_smoothing=smoothing)
-        return flat.view_as(z)
-    log_p = logits.log_softmax(-1)
-    spread = log_p.masked_fill(~letters, 0).sum(-1) / letters.sum(-1)
-    return -(1 - smoothing) * log_p.gather(-1, z[..., None])[..., 0] - smoothing * spread
+        return flat.view_as(z), torch.ones_like(z, dtype=torch.bool)
+    asked = letters.expand(*z.shape, -1).gather(-1, z[..., None])[..., 0]
+    log_p = only(logits, letters).log_softmax(-1)
+    found = -log_p.masked_fill(~letters, 0).gather(-1, z[..., None])[..., 0]
+    if smoothing:
+        spread = log_p.masked_fill(~letters, 0).sum(-1) / letters.sum(-1)
+        found = ((1 - smoothing) * found - smoothing * spread).masked_fill(~asked, 0)
+    return found, asked
 
 
-def check_null(known: Known | None, null_known: Known | None) -> None:
-    """UsageError where the unguided rows would be told what is yet to be drawn: there is nothing to guide away from."""
-    if null_known is None:
-        return
-    told = null_known[1] if known is None else null_known[1] & ~known[1]
-    if bool(told.any()):
-        raise UsageError(
-            "What stands for nothing given lies where this is to draw, so it has no unguided prediction to be pushed "
-            "away from. Draw with guidance 1, or give what that stands for."
-        )
+def mean(nats: Tensor, asked: Tensor) -> Tensor:
+    """Over those that count; 0 where none does."""
+    return (nats * asked).sum() / asked.sum().clamp(min=1)
+
+
+def beside(known: Known | None, null_known: Known | None) -> Known | None:
+    """What unguided rows hold: what stands for nothing, where something is given. What is to be drawn is theirs too."""
+    if known is None or null_known is None:
+        return None
+    return null_known[0], null_known[1] & known[1]
 
 
 def kind_of(head: Head) -> Kind | None:

@@ -142,8 +142,8 @@ class Masked(Prior):
         z, hidden = to_rows(self.space, check(self.space, z)), self.hide(noise)
         h = self.net(z, hidden, condition)
         if self.letters is not None:
-            nats = heads.nats(self.head(h, dim=-1).logits, z, self.letters, self.smoothing)  # type: ignore[operator,union-attr]
-            return {"nats": nats[hidden].mean()}
+            nats, asked = heads.nats(self.head(h, dim=-1).logits, z, self.letters, self.smoothing)  # type: ignore[operator,union-attr]
+            return {"nats": heads.mean(nats, asked & hidden)}
         if self.tokens:
             target = z.masked_fill(~hidden, -1)
             logits = self.head(h, dim=-1).logits.flatten(0, 1)  # type: ignore[operator,union-attr]
@@ -191,10 +191,10 @@ class Masked(Prior):
         temperature divides the tokens' logits; choice_temperature is τ: at 0 the surest draws are kept, at much any.
         ramp "linear" lets guidance grow from 1 in the first step to its value in the last. head_steps are those of a
         diffusion head. A position of which all entries are `known` is never drawn, and what is known comes back as it
-        was given. `null_known` stands there instead where the unguided u is computed, which without a `null` hears the
-        same condition.
+        was given. Where something is known, `null_known` stands instead where the unguided u is computed, which
+        without a `null` hears the same condition.
         """
-        heads.check_null(known, null_known)
+        null_known = heads.beside(known, null_known)
         n, order, schedule = self.line.length, order or self.order, schedule or self.schedule
         steps = min(self.steps if steps is None else steps, n)
         self._refuse(order)
