@@ -7,6 +7,7 @@ whose keys are not given is null by itself: a cascade's second system may get a 
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from sfumato.core.condition import Condition, choose
 from sfumato.core.contracts import Batches, Conditioner, Given
@@ -39,6 +40,9 @@ class Several(Conditioner):
     def prepare(self, batches: Batches) -> None:
         for part in self._all():
             part.prepare(batches)
+
+    def learns(self) -> list[nn.Parameter]:
+        return list({id(parameter): parameter for part in self._all() for parameter in part.learns()}.values())
 
     def _all(self) -> list[Conditioner]:
         return list(self.parts)  # type: ignore[arg-type]  # a ModuleList has forgotten the kind of its modules

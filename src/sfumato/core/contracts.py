@@ -257,3 +257,7 @@ class Conditioner(nn.Module, ABC):
         """The learned stand-in for "nothing given", with the same doors open."""
 
     def prepare(self, batches: Batches) -> None: ...
+
+    def learns(self) -> list[nn.Parameter]:
+        """What a prior's stage trains of it."""
+        return list(self.parameters())

@@ -9,7 +9,8 @@ A row's numbers never depend on who else is in the batch. Three sources, one int
                                   every process draws all and keeps its own, so world size does not matter
     ambient(rows)                 torch's own generator, for a call that names no source
 
-`parts` gives each of several parts of an image (its positions) numbers of its own, out of that image's.
+`parts` gives each of several parts of an image (its positions) numbers of its own, out of that image's. `stream` gives
+the same rows another source for every name.
 
 Since a training step's source is made from (seed, step), there is no random state to save and none to restore.
 """
@@ -95,6 +96,17 @@ class Noise:
         rows = torch.arange(self._total, device=self.device)[self._window]
         return (u + rows / self._total) % 1
 
+    def stream(self, name: str) -> Noise:
+        """Another source for the same rows, a function of the seeds and the name alone: neither what was drawn here nor
+        what another name draws moves it. Torch's own has no other."""
+        if self._generators is None:
+            return Noise.ambient(self.rows, self.device)
+        if isinstance(self._generators, list):
+            return Noise.each([derive(g.initial_seed(), "stream", name) for g in self._generators], self.device)
+        generator = torch.Generator(self._generators.device)
+        generator.manual_seed(derive(self._generators.initial_seed(), "stream", name))
+        return Noise(self.rows, generator, self.device, self._window, self._total)
+
     def parts(self, n: int, keep: Tensor | None = None) -> Noise:
         """A source of n rows for each of these, neighbours together; of those, the ones where `keep` (rows, n) is true.
         What a row draws does not depend on which are kept, in its own image or in others."""
@@ -111,6 +123,9 @@ class _Parts(Noise):
     def _draw(self, function, shape: tuple[int, ...]) -> Tensor:
         drawn = self.whole._draw(function, (self.n, *shape)).flatten(0, 1)
         return drawn if self.keep is None else drawn[self.keep.flatten()]
+
+    def stream(self, name: str) -> Noise:
+        return _Parts(self.whole.stream(name), self.n, self.keep)
 
     def spread(self) -> Tensor:
         """Evenly apart over the parts of one row, each part's own number uniform."""

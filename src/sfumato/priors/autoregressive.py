@@ -7,16 +7,21 @@ distribution over K tokens or over a vector. π is the raster by default, or any
 new one is drawn for each example, and sampling may take whichever it likes: what is known first, for instance. Shapes:
 z (B, N) tokens, (B, N, D), or (B, C, H, W) read as its cells; h (B, N, F).
 
-Sampling keeps what the net has computed (net.start, net.step). Guided features are h = h_u + s (h_c − h_u), for tokens
-the logits, the null rows standing in the same cached batch.
+Sampling keeps what the net has computed (net.start, net.step), and what is known of the beginning is read in one pass
+where the net can (net.resume). Guided features are h = h_u + s (h_c − h_u), for tokens the logits, the null rows
+standing in the same cached batch.
+
+Positions may have alphabets of their own, `letters`: p is then over those alone. `parts` of the positions may count by
+weights of their own: Σ_part w_part · mean over the part of −log p.
 
 Sources: image GPT (Chen et al. 2020); input corruption Esser et al. 2021, arXiv:2012.09841, of vectors Pasini et al.
 2024, arXiv:2411.18447; vectors with a diffusion head Li et al. 2024, arXiv:2406.11838; any order Uria et al. 2014,
-arXiv:1310.1757.
+arXiv:1310.1757; two alphabets in a row, one eighth to seven, Ramesh et al. 2021, arXiv:2102.12092.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
@@ -25,7 +30,7 @@ from torch import Tensor
 
 from sfumato.core.condition import Condition
 from sfumato.core.contracts import Kind, Known, Prior, Terms
-from sfumato.core.errors import UsageError
+from sfumato.core.errors import Misfit, UsageError
 from sfumato.core.noise import Noise
 from sfumato.core.space import Grid, Sequence, Space, Tokens, check, from_rows, rows, to_rows
 from sfumato.core.tensors import against, per_image
@@ -38,8 +43,12 @@ from sfumato.priors.orders import order_of
 __all__ = ["Autoregressive", "Causal", "choose", "shape"]
 
 
+Parts = Mapping[str, tuple[range, float]]  # name → (positions, weight)
+
+
 class Causal(Protocol):
-    """What the network promises (nn.causal.CausalNet does). `order` goes with it where it is not the raster."""
+    """What the network promises (nn.causal.CausalNet does). `order` goes with it where it is not the raster. One that
+    has `resume(condition, z)` takes as many steps as z (B, n) has entries, and one, in a single pass."""
 
     def __call__(self, z: Tensor, condition: Condition) -> Tensor: ...
 
@@ -49,19 +58,46 @@ class Causal(Protocol):
 
 
 class _Cached:
-    """The net as a function of (last, condition), as guidance wants it; the first call opens the cache. The order of
-    the guided rows is that of the unguided ones, twice."""
+    """The net as a function of (last, before, condition), as guidance wants it; the first call opens the cache, and
+    reads there what stands before the last, if anything. The order of the guided rows is that of the unguided ones,
+    twice."""
 
     def __init__(self, net: Causal, told: dict[str, Tensor]):
         self.net, self.told, self.state = net, told, None
 
-    def __call__(self, last: Tensor | None, condition: Condition) -> Tensor:
-        if last is None:
+    def __call__(self, last: Tensor | None, before: Tensor | None, condition: Condition) -> Tensor:
+        if self.state is None:
             order = self.told.get("order")
             if order is not None and order.ndim == 2 and len(order) != condition.rows:
                 order = torch.cat([order, order])
-            self.state = self.net.start(condition, **({} if order is None else {"order": order}))
+            if before is None:
+                self.state = self.net.start(condition, **_told(order))
+            else:
+                self.state = self.net.resume(condition, before, **_told(order))  # type: ignore[attr-defined]
         return self.net.step(self.state, last)
+
+
+class _Held:
+    """What is known of a latent's entries, step by step, in the order π of the visits."""
+
+    def __init__(self, space: Space, known: Known | None, order: Tensor | None):
+        self.value, self.mask = None, None
+        if known is not None:
+            self.value, self.mask = (taken(to_rows(space, part), order) for part in known)
+
+    def at(self, i: int, z: Tensor) -> Tensor:
+        """z, or what is known instead."""
+        return z if self.value is None or self.mask is None else torch.where(self.mask[:, i], self.value[:, i], z)
+
+    def run(self) -> list[Tensor]:
+        """The entries with which it begins, known in each row, and in one row as many as in the others; not all. Fewer
+        than two are none: nothing is won by them."""
+        if self.value is None or self.mask is None or not len(self.mask):
+            return []
+        whole = self.mask.flatten(2).all(-1) if self.mask.ndim > 2 else self.mask
+        first, *others = whole.long().cumprod(1).sum(1).unique().tolist()
+        n = 0 if others else min(first, whole.shape[1] - 1)
+        return list(self.value[:, :n].unbind(1)) if n > 1 else []
 
 
 class Autoregressive(Prior):
@@ -69,9 +105,12 @@ class Autoregressive(Prior):
     of them. `corrupt` spoils what the net reads in training, not what it predicts, so that it bears with draws of its
     own: the probability with which a token is replaced by a random one, or the largest deviation of the noise that is
     added to vectors, each example having its own between 0 and that. `repeats`: how many noise levels a diffusion head
-    learns at each position for one call of the net."""
+    learns at each position for one call of the net. `letters` (N, K) bool: which tokens may stand at each position; one
+    that may not, and stands there in training, is read and not asked for.
+    `parts`: the names of parts of the positions, which hold each position once, and their weights."""
 
     spaces = (Tokens, Sequence, Grid)
+    letters: Tensor | None
 
     def __init__(
         self,
@@ -83,6 +122,8 @@ class Autoregressive(Prior):
         smoothing: float = 0.0,
         corrupt: float = 0.0,
         repeats: int = 1,
+        letters: Tensor | None = None,
+        parts: Parts | None = None,
     ):
         super().__init__()
         self.space, self.line = space, rows(space)
@@ -93,6 +134,8 @@ class Autoregressive(Prior):
         self.kind: Kind | None = heads.kind_of(head)
         fixed = order not in ("raster", "any")
         self.register_buffer("places", order_of(order, self.line) if fixed else None)  # π, of a fixed order
+        self.register_buffer("letters", heads.check_letters(letters, self.line), persistent=False)
+        self.parts = _check_parts(parts, self.line)
 
     @property
     def tokens(self) -> bool:
@@ -105,24 +148,45 @@ class Autoregressive(Prior):
         return self.places  # type: ignore[return-value]
 
     def loss(self, z: Tensor, condition: Condition, noise: Noise, progress: float = 1.0, player: int = 0) -> Terms:
-        """ "nats": mean over the positions (not over the D entries of one); or the terms of a head of its own."""
+        """ "nats": mean over the positions (not over the D entries of one); or the terms of a head of its own; or, of
+        parts, each one's mean times its weight, by its name."""
         order = self._visits(noise)
         z = taken(to_rows(self.space, check(self.space, z)), order)
+        h = self._net(self._spoilt(z, noise, order), condition, order)
         if not isinstance(self.line, Tokens):
             times = 1 if isinstance(self.head, Likelihood) else self.repeats
-            h = self._net(self._spoilt(z, noise), condition, order)
             h, z = (x.flatten(0, 1).repeat_interleave(times, 0) for x in (h, z))
             return heads.loss(self.head, h, z, noise.parts(self.line.length * times), progress)
-        h = self._net(self._spoilt(z, noise), condition, order)
         logits = self.head(h, dim=-1).logits  # type: ignore[operator,union-attr]
-        return {"nats": F.cross_entropy(logits.flatten(0, 1), z.flatten(), label_smoothing=self.smoothing)}
+        if self.letters is None and not self.parts:
+            return {"nats": F.cross_entropy(logits.flatten(0, 1), z.flatten(), label_smoothing=self.smoothing)}
+        found = heads.nats(logits, z, self._letters(order), self.smoothing)
+        if not self.parts:
+            return {"nats": heads.mean(*found)}
+        nats, asked = (put(part, order) for part in found)
+        of = {name: (slice(None), slice(at.start, at.stop)) for name, (at, _) in self.parts.items()}
+        return {name: weight * heads.mean(nats[of[name]], asked[of[name]]) for name, (_, weight) in self.parts.items()}
 
-    def _spoilt(self, z: Tensor, noise: Noise) -> Tensor:
+    def _letters(self, order: Tensor | None, i: int | None = None) -> Tensor | None:
+        """Which letters may stand at the steps of an order, (N, K) or (B, N, K); or at step i, (K,) or (B, K)."""
+        if self.letters is None:
+            return None
+        if order is None:
+            return self.letters if i is None else self.letters[i]
+        return self.letters[order if i is None else order[..., i]]
+
+    def _spoilt(self, z: Tensor, noise: Noise, order: Tensor | None) -> Tensor:
         """What the net reads instead of z in training."""
         if not self.corrupt:
             return z
         if isinstance(self.line, Tokens):
-            random = noise.integers(self.line.vocab, *self.line.shape)
+            if self.letters is None:
+                random = noise.integers(self.line.vocab, *self.line.shape)
+            else:  # the n-th of the letters that may stand there
+                count = self.letters.sum(-1)
+                n = (noise.uniform(*self.line.shape) * count).long().minimum(count - 1) + 1
+                random = torch.searchsorted(self.letters.cumsum(-1), n.T.contiguous()).T
+                random = taken(random, order)
             return torch.where(noise.uniform(*self.line.shape) < self.corrupt, random, z)
         return z + self.corrupt * against(noise.uniform(), z) * noise.normal(*self.line.shape).to(z)
 
@@ -131,7 +195,7 @@ class Autoregressive(Prior):
         head its bound."""
         order = self._visits()
         z = taken(to_rows(self.space, check(self.space, z)), order)
-        h = self._net(z, condition, order)
+        h = heads.only(self._net(z, condition, order), self._letters(order))
         parts = noise.parts(self.line.length)
         return per_image(heads.log_prob(self.head, h.flatten(0, 1), z.flatten(0, 1), parts).unflatten(0, (len(z), -1)))
 
@@ -147,6 +211,7 @@ class Autoregressive(Prior):
         null: Condition | None = None,
         guidance: float = 1.0,
         known: Known | None = None,
+        null_known: Known | None = None,
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float = 1.0,
@@ -155,34 +220,41 @@ class Autoregressive(Prior):
     ) -> Tensor:
         """temperature divides the logits (0: always the likeliest), and of vectors scales the deviations that a mixture
         or a normal is drawn with (arXiv:2312.02116); top_k and top_p keep the likeliest tokens. `known`
-        positions are kept as given, wherever they are, and what comes after them sees them. `order`, of a prior that
-        learned any: a name of priors.orders, "random" being another for each image, or "known", what is known first
-        (the default where something is, else the raster)."""
+        positions are kept as given, wherever they are, and what comes after them sees them; where all rows begin with
+        as many, these are read in one pass. Where something is known, `null_known` stands instead in the rows where the
+        unguided u is computed, which without a `null` hear the same condition. `order`, of a prior that learned any: a
+        name of priors.orders, "random" being another for each image, or "known", what is known first (the default where
+        something is, else the raster)."""
         if not self.tokens and (top_k is not None or top_p != 1):
             raise UsageError("top_k and top_p choose among tokens; this prior draws continuous vectors.")
-        value, mask = (None, None) if known is None else (to_rows(self.space, part) for part in known)
-        if order is None and self.order == "any" and mask is not None:
+        null_known = heads.beside(known, null_known)
+        if order is None and self.order == "any" and known is not None:
             order = "known"
-        visits = self._visits() if order is None else self._wanted(order, noise, mask)
-        value, mask = (None if part is None else taken(part, visits) for part in (value, mask))
+        visits = self._visits() if order is None else self._wanted(order, noise, known)
+        held, other = _Held(self.space, known, visits), _Held(self.space, null_known, visits)
         # all drawn before: how many numbers a row uses does not depend on what it draws
         uniforms = noise.uniform(*self.line.shape) if self.tokens else None
         options = heads.stepping(self.head, head_steps)
         options |= {} if self.tokens else heads.cooling(self.head, temperature)
+        null = condition if null is None and null_known is not None else null
         step = pair(_Cached(self.net, _told(visits)), condition, null, guidance)
-        drawn: list[Tensor] = []
-        for i in range(self.line.length):
-            c, u = step(drawn[-1] if drawn else None)
+        drawn = held.run() if hasattr(self.net, "resume") else []
+        theirs, n = [other.at(i, z) for i, z in enumerate(drawn)], len(drawn)
+        for i in range(n, self.line.length):
+            c, u = step(*_read(drawn, i == n), beside=_read(theirs, i == n))
             if uniforms is not None:
                 logits = self.head(c if u is None else linear(c, u, guidance), dim=-1).logits  # type: ignore[operator,union-attr]
+                logits = heads.only(logits, self._letters(visits, i))
                 z = choose(shape(logits, temperature, top_k, top_p), uniforms[:, i])
             else:
-                z = heads.draw(self.head, c, u, guidance, noise, **options)
-            drawn.append(z if value is None or mask is None else torch.where(mask[:, i], value[:, i], z))
+                for _ in range(n + 1 if i == n else 1):  # what is known is drawn too, and dropped: later numbers stay
+                    z = heads.draw(self.head, c, u, guidance, noise, **options)
+            drawn.append(held.at(i, z))
+            theirs.append(other.at(i, drawn[-1]))
         z = from_rows(self.space, put(torch.stack(drawn, 1), visits))
         return z if known is None else torch.where(known[1], known[0], z)
 
-    def _wanted(self, order: str, noise: Noise, mask: Tensor | None) -> Tensor:
+    def _wanted(self, order: str, noise: Noise, known: Known | None) -> Tensor:
         if self.order != "any":
             raise UsageError(
                 f"This prior learned one order, {self.order!r}; only one trained on 'any' can take others."
@@ -191,13 +263,34 @@ class Autoregressive(Prior):
         if order == "random":
             return noise.uniform(n).argsort(1)
         if order == "known":
-            shown = torch.zeros(noise.rows, n, dtype=torch.bool, device=noise.device) if mask is None else mask
-            return (~(shown if self.tokens else shown.all(-1))).byte().argsort(dim=1, stable=True)
+            shown = torch.zeros(noise.rows, n, dtype=torch.bool, device=noise.device)
+            if known is not None:
+                mask = to_rows(self.space, known[1])
+                shown = mask if self.tokens else mask.all(-1)
+            return (~shown).byte().argsort(dim=1, stable=True)
         return order_of(order, self.line).to(noise.device)
 
 
 def _told(order: Tensor | None) -> dict[str, Tensor]:
     return {} if order is None else {"order": order}
+
+
+def _read(entries: list[Tensor], first: bool) -> tuple[Tensor | None, Tensor | None]:
+    """(the last entry, those before it): these at the first step only, for later ones the cache has them."""
+    if not entries:
+        return None, None
+    return entries[-1], torch.stack(entries[:-1], 1) if first and len(entries) > 1 else None
+
+
+def _check_parts(parts: Parts | None, line: Tokens | Sequence) -> dict[str, tuple[range, float]]:
+    if not parts:
+        return {}
+    if not isinstance(line, Tokens):
+        raise Misfit(f"Parts are weighed where tokens are scored, and {line} holds vectors.")
+    if sorted(i for at, _ in parts.values() for i in at) != list(range(line.length)):
+        said = ", ".join(f"{name} {at.start} … {at.stop - 1}" for name, (at, _) in parts.items())
+        raise Misfit(f"Parts hold each of the {line.length} positions once, and these do not: {said}.")
+    return dict(parts)
 
 
 def taken(z: Tensor, order: Tensor | None) -> Tensor:

@@ -57,17 +57,20 @@ def pair(
     predict: Predict, condition: Condition, null: Condition | None, scale: float
 ) -> Callable[..., tuple[Tensor, Tensor | None]]:
     """`predict` with its condition filled in: (c, u). Where the scale is 0 or 1 one of the two is not needed and not
-    made; the other is returned, beside None. A None among the tensors stays None."""
+    made; the other is returned, beside None. A None among the tensors stays None. u is computed at the same tensors,
+    or at those handed in as `beside`."""
     if scale != 1 and null is None:
         raise UsageError(f"Guidance {scale} needs the null condition to guide away from; pass `null`, or guidance 1.")
     if scale == 1 or null is None:
-        return lambda *at: (predict(*at, condition), None)
+        return lambda *at, beside=None: (predict(*at, condition), None)
     if scale == 0:
-        return lambda *at: (predict(*at, null), None)
+        return lambda *at, beside=None: (predict(*(at if beside is None else beside), null), None)
     both = stack([condition, null])
 
-    def pairs(*at: Tensor | None) -> tuple[Tensor, Tensor]:
-        twice = [None if a is None else torch.cat([a, a]) for a in at]
+    def pairs(*at: Tensor | None, beside: tuple[Tensor | None, ...] | None = None) -> tuple[Tensor, Tensor]:
+        twice = [
+            None if a is None or b is None else torch.cat([a, b]) for a, b in zip(at, at if beside is None else beside)
+        ]
         c, u = predict(*twice, both).chunk(2)
         return c, u
 

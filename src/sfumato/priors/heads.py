@@ -7,6 +7,10 @@
 Guidance meets them where each is linear: a likelihood in its features, h = u + s (c − u); a prior in whatever it is
 guided by itself, given both c and u.
 
+Where positions have alphabets of their own, `letters` (N, K) bool is True where a letter may stand; the others get −∞,
+in the loss as in sampling, so that those that may stand have all the probability. A letter that may stand nowhere can
+still be read: it says that nothing is known there, and is never drawn.
+
 Shapes: h (M, F) with a row for every position of interest, z (M, D) or tokens (M,); their noise has M rows.
 Source: Li et al. 2024, arXiv:2406.11838 (the diffusion head; each position is trained at several noise levels).
 """
@@ -15,10 +19,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sfumato.core.condition import Condition
-from sfumato.core.contracts import Kind, Prior, Terms
+from sfumato.core.contracts import Kind, Known, Prior, Terms
 from sfumato.core.errors import Misfit, UsageError
 from sfumato.core.noise import Noise
 from sfumato.core.space import Sequence, Tokens
@@ -45,6 +51,55 @@ def check_head(head: Head, space: Sequence | Tokens) -> Head:
 
 def _named(head: Head) -> str:
     return f"Categorical({head.vocab})" if isinstance(head, Categorical) else type(head).__name__
+
+
+def check_letters(letters: Tensor | None, space: Sequence | Tokens) -> Tensor | None:
+    """Which letters may stand at each position, or Misfit where they are no such mask."""
+    if letters is None:
+        return None
+    if not isinstance(space, Tokens):
+        raise Misfit(f"{space} holds vectors, which have no letters.")
+    if letters.dtype != torch.bool or tuple(letters.shape) != (space.length, space.vocab):
+        raise Misfit(
+            f"The letters of {space} are a bool mask ({space.length}, {space.vocab}), not {letters.dtype} of shape "
+            f"{tuple(letters.shape)}."
+        )
+    if not letters.is_meta and not bool(letters.any(1).all()):
+        raise Misfit("At some position no letter may stand.")
+    return letters
+
+
+def only(logits: Tensor, letters: Tensor | None) -> Tensor:
+    """The logits, −∞ at every letter that may not stand there; `letters` broadcasts."""
+    return logits if letters is None else logits.masked_fill(~letters, -torch.inf)
+
+
+def nats(logits: Tensor, z: Tensor, letters: Tensor | None = None, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+    """(−log p of each token, which of them count), both (B, N), logits (B, N, K). A letter that may not stand where it
+    stands was put there to be read: it is not asked for, and has 0. `smoothing` spreads that share of the target over
+    all letters that may stand there."""
+    if letters is None:
+        flat = F.cross_entropy(logits.flatten(0, 1), z.flatten(), reduction="none", label_smoothing=smoothing)
+        return flat.view_as(z), torch.ones_like(z, dtype=torch.bool)
+    asked = letters.expand(*z.shape, -1).gather(-1, z[..., None])[..., 0]
+    log_p = only(logits, letters).log_softmax(-1)
+    found = -log_p.masked_fill(~letters, 0).gather(-1, z[..., None])[..., 0]
+    if smoothing:
+        spread = log_p.masked_fill(~letters, 0).sum(-1) / letters.sum(-1)
+        found = ((1 - smoothing) * found - smoothing * spread).masked_fill(~asked, 0)
+    return found, asked
+
+
+def mean(nats: Tensor, asked: Tensor) -> Tensor:
+    """Over those that count; 0 where none does."""
+    return (nats * asked).sum() / asked.sum().clamp(min=1)
+
+
+def beside(known: Known | None, null_known: Known | None) -> Known | None:
+    """What unguided rows hold: what stands for nothing, where something is given. What is to be drawn is theirs too."""
+    if known is None or null_known is None:
+        return None
+    return null_known[0], null_known[1] & known[1]
 
 
 def kind_of(head: Head) -> Kind | None:

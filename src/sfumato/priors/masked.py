@@ -77,7 +77,10 @@ class Masked(Prior):
                tokens and random for vectors
     repeats    how many noise levels a diffusion head learns at each position, for one call of the net (4 in MAR)
     points     calls of the net for log_prob
+    letters    (N, K) bool, of tokens: which of them may stand at each position; None: all
     """
+
+    letters: Tensor | None
 
     spaces = (Tokens, Sequence, Grid)
 
@@ -95,9 +98,11 @@ class Masked(Prior):
         steps: int = 8,
         repeats: int = 1,
         points: int = 16,
+        letters: Tensor | None = None,
     ):
         super().__init__()
         self.space, self.line = space, rows(space)
+        self.register_buffer("letters", heads.check_letters(letters, self.line), persistent=False)
         self.net, self.head = net, heads.check_head(head, self.line)
         self.masking, self.least, self.smoothing = masking, least, smoothing
         self.schedule, self.steps, self.repeats, self.points = schedule, steps, repeats, points
@@ -136,6 +141,9 @@ class Masked(Prior):
         own."""
         z, hidden = to_rows(self.space, check(self.space, z)), self.hide(noise)
         h = self.net(z, hidden, condition)
+        if self.letters is not None:
+            nats, asked = heads.nats(self.head(h, dim=-1).logits, z, self.letters, self.smoothing)  # type: ignore[operator,union-attr]
+            return {"nats": heads.mean(nats, asked & hidden)}
         if self.tokens:
             target = z.masked_fill(~hidden, -1)
             logits = self.head(h, dim=-1).logits.flatten(0, 1)  # type: ignore[operator,union-attr]
@@ -153,7 +161,7 @@ class Masked(Prior):
         total = torch.zeros(len(z), device=z.device)
         for m in ((u * n).floor().clamp(max=n - 1) + 1).unbind(1):
             hidden = _ranks(noise.uniform(n)) < m[:, None]
-            h = self.net(z, hidden, condition)
+            h = heads.only(self.net(z, hidden, condition), self.letters)
             nats = heads.log_prob(self.head, h[hidden], z[hidden], noise.parts(n, hidden))
             total = total + n / m * per_image(nats.new_zeros(hidden.shape).masked_scatter(hidden, nats))
         return total / self.points
@@ -169,6 +177,7 @@ class Masked(Prior):
         null: Condition | None = None,
         guidance: float = 1.0,
         known: Known | None = None,
+        null_known: Known | None = None,
         steps: int | None = None,
         order: str | None = None,
         schedule: str | None = None,
@@ -182,19 +191,22 @@ class Masked(Prior):
         temperature divides the tokens' logits; choice_temperature is τ: at 0 the surest draws are kept, at much any.
         ramp "linear" lets guidance grow from 1 in the first step to its value in the last. head_steps are those of a
         diffusion head. A position of which all entries are `known` is never drawn, and what is known comes back as it
-        was given.
+        was given. Where something is known, `null_known` stands instead where the unguided u is computed, which
+        without a `null` hears the same condition.
         """
+        null_known = heads.beside(known, null_known)
         n, order, schedule = self.line.length, order or self.order, schedule or self.schedule
         steps = min(self.steps if steps is None else steps, n)
         self._refuse(order)
         _check_options(steps, schedule, ramp, temperature, self.tokens)
         gamma, options = SCHEDULES[schedule], heads.stepping(self.head, head_steps)
+        null = condition if null is None and null_known is not None else null
         z, hidden = self._begin(known, noise)
         first, place = hidden.sum(1), self._places(order, noise)
         most = _most(gamma, n, steps, whole=known is None)
         for k in range(steps):
             scale = guidance if ramp == "constant" or steps == 1 else 1 + (guidance - 1) * k / (steps - 1)
-            c, u = pair(self.net, condition, null, scale)(z, hidden)
+            c, u = pair(self.net, condition, null, scale)(z, hidden, beside=self._beside(z, hidden, null_known))
             if isinstance(self.head, Likelihood):
                 drawn, sure = self._guess(c if u is None else linear(c, u, scale), temperature, noise)
             if place is None:
@@ -220,6 +232,14 @@ class Masked(Prior):
         value, mask = (to_rows(self.space, part) for part in known)
         return value, ~(mask if self.tokens else mask.all(-1))
 
+    def _beside(self, z: Tensor, hidden: Tensor, held: Known | None) -> tuple[Tensor, Tensor] | None:
+        """(z, hidden) of the unguided rows; None for the same."""
+        if held is None:
+            return None
+        value, mask = (to_rows(self.space, part) for part in held)
+        shown = mask if self.tokens else mask.all(-1)
+        return torch.where(shown if self.tokens else shown[..., None], value, z), hidden & ~shown
+
     def _places(self, order: str, noise: Noise) -> Tensor | None:
         """(B, N): when each position comes; None where the draws decide."""
         n = self.line.length
@@ -234,7 +254,7 @@ class Masked(Prior):
 
     def _guess(self, h: Tensor, temperature: float, noise: Noise) -> tuple[Tensor, Tensor]:
         """(draws, log p of them (B, N)) at every position."""
-        at = self.head(h, dim=-1)
+        at = self.head(heads.only(h, self.letters), dim=-1)
         if self.tokens:
             drawn = choose(shape(at.logits, temperature), noise.uniform(self.line.length))  # type: ignore[union-attr]
             return drawn, at.log_prob(drawn)  # type: ignore[union-attr]

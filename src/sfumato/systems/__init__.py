@@ -1,8 +1,9 @@
-"""Systems: a codec, a prior and a conditioner make p(x | y); a cascade is systems in a row."""
+"""Systems: a codec, a prior and a conditioner make p(x | y); a cascade is systems in a row; together, systems share."""
 
 from sfumato.systems.cascade import Cascade
 from sfumato.systems.classifier import Classifier
 from sfumato.systems.options import options_of
 from sfumato.systems.system import System
+from sfumato.systems.together import Together
 
-__all__ = ["Cascade", "Classifier", "System", "options_of"]
+__all__ = ["Cascade", "Classifier", "System", "Together", "options_of"]

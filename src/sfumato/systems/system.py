@@ -88,7 +88,8 @@ class System(nn.Module):
 
     def players(self) -> list[list[nn.Parameter]]:
         ours, *others = [[]] if self.prior is None else self.prior.players()
-        return [[*ours, *([] if self.conditioner is None else self.conditioner.parameters())], *others]
+        told = [] if self.conditioner is None else self.conditioner.learns()
+        return [list({id(parameter): parameter for parameter in (*ours, *told)}.values()), *others]
 
     def prepare(self, batches: Batches) -> None:
         self.codec.adapt(batches)
@@ -372,6 +373,8 @@ class System(nn.Module):
         """`given` as n rows. A system without a condition listens to nothing, and says so."""
         if self.conditioner is None:
             deaf = [key for key in given or {} if key not in self.codec.holds]
+            if deaf and isinstance(self.codec.reads, tuple) and deaf[0] in self.codec.reads:
+                self.codec.hold(as_rows({deaf[0]: (given or {})[deaf[0]]}, n), n)  # raises, and says why it holds none
             if deaf:
                 raise UsageError(f"The system was built without a condition, so it cannot listen to {deaf[0]!r}.")
         return as_rows(given, n, self.classes)

@@ -49,11 +49,12 @@ def heads_of(x: Tensor, heads: int) -> Tensor:
     return x.view(x.shape[0], x.shape[1], heads, -1).transpose(1, 2)
 
 
-def causal_mask(length: int, valid: Tensor) -> Tensor:
+def causal_mask(length: int, valid: Tensor, whole: int = 0) -> Tensor:
     """(B, 1, T, T) for T = length: nobody looks ahead, nor at a position that is not valid (B, T); all see themselves,
-    so that no row of the softmax is empty."""
-    square = torch.ones(length, length, dtype=torch.bool, device=valid.device)
-    return (square.tril() & valid[:, None, None, :]) | torch.eye(length, dtype=torch.bool, device=valid.device)
+    so that no row of the softmax is empty. The first `whole` positions look at one another, ahead too."""
+    square = torch.ones(length, length, dtype=torch.bool, device=valid.device).tril()
+    square[:whole, :whole] = True
+    return (square & valid[:, None, None, :]) | torch.eye(length, dtype=torch.bool, device=valid.device)
 
 
 class Attention(nn.Module):

@@ -6,7 +6,8 @@ Steps lie in lines of W. Step i looks at step i − d, d ≥ 0, where
     column         d mod W = 0                                what stands straight above
     convolution    d = a W + b,  0 ≤ a ≤ r,  |b| ≤ r          the causal part of a (2r + 1)² neighbourhood
 
-Rows wrap at the end of a line. A prefix (words) is seen by all steps and sees itself causally.
+Rows wrap at the end of a line. A prefix (words) is seen by all steps and sees itself causally, or, of its first
+`whole` positions, fully.
 
 `mask` writes this down as one square, for any attention. `attend` computes the same with less: rows and neighbourhoods
 in blocks of one line that look at the few lines before them, columns with lines and places exchanged.
@@ -64,14 +65,21 @@ class Pattern:
         seen = steps[self.sees(i - steps)]
         return torch.cat([torch.arange(prefix, device=device), prefix + seen])
 
-    def mask(self, n: int, prefix: int = 0, valid: Tensor | None = None, device: torch.device | None = None) -> Tensor:
+    def mask(
+        self,
+        n: int,
+        prefix: int = 0,
+        valid: Tensor | None = None,
+        device: torch.device | None = None,
+        whole: int = 0,
+    ) -> Tensor:
         """(B or 1, 1, P + n, P + n), True where a query may look; `valid` (B, P + n) is False at words that are
         none."""
         valid = torch.ones(1, prefix + n, dtype=torch.bool, device=device) if valid is None else valid
         i = torch.arange(n, device=valid.device)
         square = torch.ones(prefix + n, prefix + n, dtype=torch.bool, device=valid.device)
         square[prefix:, prefix:] = self.sees(i[:, None] - i)
-        return causal_mask(prefix + n, valid) & square
+        return causal_mask(prefix + n, valid, whole) & square
 
 
 def patterns_of(names: Sequence[str | None], depth: int, line: int | None, kernel: int) -> list[Pattern | None]:
@@ -89,19 +97,30 @@ def dalle(depth: int) -> list[Name]:
     return [*found, "convolution"]
 
 
-def attend(pattern: Pattern, q: Tensor, k: Tensor, v: Tensor, prefix: int = 0, valid: Tensor | None = None) -> Tensor:
-    """softmax(q kᵀ / √d) v under pattern.mask(n, prefix, valid), by blocks."""
+def attend(
+    pattern: Pattern,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    prefix: int = 0,
+    valid: Tensor | None = None,
+    whole: int = 0,
+) -> Tensor:
+    """softmax(q kᵀ / √d) v under pattern.mask(n, prefix, valid, whole=whole), by blocks."""
+    prefix = min(prefix, q.shape[2])  # of which only a beginning may stand here
     n, line = q.shape[2] - prefix, pattern.line
     words = k[:, :, :prefix], v[:, :, :prefix]
     pad = -n % line
-    later = [F.pad(x[:, :, prefix:], (0, 0, 0, pad)) for x in (q, k, v)]
-    blocks = _columns if pattern.reach is None else _windows
-    y = blocks(pattern, later[0], later[1], later[2], words, None if valid is None else valid[:, :prefix])[:, :, :n]
-    if not prefix:
-        return y
-    seen = q.new_ones(1, prefix, dtype=torch.bool) if valid is None else valid[:, :prefix]
-    first = F.scaled_dot_product_attention(q[:, :, :prefix], *words, attn_mask=causal_mask(prefix, seen))
-    return torch.cat([first, y], dim=2)
+    found = []
+    if prefix:
+        seen = q.new_ones(1, prefix, dtype=torch.bool) if valid is None else valid[:, :prefix]
+        mask = causal_mask(prefix, seen, whole)
+        found.append(F.scaled_dot_product_attention(q[:, :, :prefix], *words, attn_mask=mask))
+    if n:
+        later = [F.pad(x[:, :, prefix:], (0, 0, 0, pad)) for x in (q, k, v)]
+        blocks, shown = _columns if pattern.reach is None else _windows, None if valid is None else valid[:, :prefix]
+        found.append(blocks(pattern, later[0], later[1], later[2], words, shown)[:, :, :n])
+    return torch.cat(found, dim=2) if len(found) > 1 else found[0]
 
 
 def attend_at(places: Tensor, valid: Tensor | None, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
