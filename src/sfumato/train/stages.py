@@ -197,10 +197,12 @@ class _Stage:
     def _data(self) -> Set:
         """The pictures, or their latents where a frozen codec that learned would give the same ones every time."""
         objective, stages = self.objective, self.all
-        cached = self.plan.cache and not self.plan.flip and isinstance(objective, System) and objective.codec.learned
-        if not cached or not isinstance(stages.source, Source):
+        if not self.plan.cache or self.plan.flip or not isinstance(objective, System):
             return stages.source
-        assert isinstance(objective, System)
+        if not isinstance(stages.source, Source):
+            return stages.source
+        if not objective.codec.learned or objective.codec.reads != "image":  # texts are not kept, nor what is dropped
+            return stages.source
         objective.eval()
         with stages.accelerator.main_process_first():
             if stages.main:
