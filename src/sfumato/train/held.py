@@ -112,9 +112,13 @@ class Best:
     def __init__(self, loss: float | None = None, step: int = 0, since: int = 0):
         self.loss, self.step, self.since = loss, step, since
 
+    def betters(self, loss: float) -> bool:
+        """Whether this would be the best; NaN never is."""
+        return loss == loss and (self.loss is None or loss < self.loss)
+
     def hears(self, loss: float, step: int) -> bool:
-        """Whether this is the best; NaN never is."""
-        if loss == loss and (self.loss is None or loss < self.loss):
+        """Whether this is the best."""
+        if self.betters(loss):
             self.loss, self.step, self.since = loss, step, 0
             return True
         self.since += 1
