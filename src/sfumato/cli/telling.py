@@ -89,11 +89,7 @@ def _of_run(run: str) -> dict[str, Any]:
         **facts,
         "run": run,
         **({"classes": names} if names else {}),
-        "data_set": {
-            key: data[key]
-            for key in ("name", "data", "images", "texts", "captions", "side", "fingerprint")
-            if key in data
-        },
+        "data_set": {key: data[key] for key in SET if key in data},
         "steps": max((line["step"] for line in steps), default=0),
         "loss": next((line["loss"] for line in reversed(steps) if line.get("loss") is not None), None),
         "scores": record(run, "scores.json").get("scores", {}),

@@ -133,7 +133,10 @@ class Stage:
 
     def _log(self) -> Log | None:
         steps = self.plan.steps if self.minutes is None else None
-        return Log(self.all.run, self.name, self.all.offset, steps, quiet=self.all.quiet) if self.all.main else None
+        if not self.all.main:
+            return None
+        unit = "images" if "image" in self.all.source.entries else "texts"
+        return Log(self.all.run, self.name, self.all.offset, steps, quiet=self.all.quiet, unit=unit)
 
     # ---- the loop ----
 
