@@ -16,6 +16,7 @@ from sfumato.cli.runs import (
     one_file,
     open_run,
     read_pictures,
+    refuse_vectors,
     tell_written,
     write_pictures,
 )
@@ -136,6 +137,7 @@ def sample(args: Namespace) -> None:
     n = args.number if args.number is not None else asked or SAMPLES
     _positive(number=n, steps=args.steps, batch=args.batch)
     system = open_run(args.run, args.device)
+    refuse_vectors(system, args.run)
     given, prompts = conditions(system, args.run, args.text, args.label, n)
     seeds = list(range(args.seed, args.seed + n))
     with progress("Drawing") as watch:

@@ -414,6 +414,9 @@ class _Stage:
 
     def _sheet(self, system: Any) -> Tensor | None:
         system = self._drawer(system)
+        codec = getattr(getattr(system, "last", system), "codec", None)
+        if codec is not None and not codec.decodes:  # vectors are no picture
+            return None
         batch = self.all.source.batch(range(min(GRID, len(self.all.source))))
         if self.name.endswith("codec") and hasattr(system, "reconstruct"):
             images = batch["image"][: GRID // 2].to(self.all.accelerator.device)
