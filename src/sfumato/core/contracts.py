@@ -206,6 +206,7 @@ class Prior(nn.Module, ABC):
     """
 
     spaces: tuple[type, ...]
+    varying: bool = False  # whether it models sequences of varying length too
     space: Space
     kind: Kind | None = None
     discrete: bool = False  # whether log_prob is of 8-bit values on a grid, not a density

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sfumato.core.contracts import Codec, Conditioner, Prior
 from sfumato.core.errors import Misfit
-from sfumato.core.space import Grid
+from sfumato.core.space import Grid, varies
 from sfumato.systems import matter
 
 
@@ -18,6 +18,11 @@ def refuse_misfits(codec: Codec, prior: Prior | None, conditioner: Conditioner |
         raise Misfit(
             f"{type(prior).__name__} models {accepted}, but {type(codec).__name__} yields {codec.space}. "
             "Choose a prior for that kind of latent, or a codec with another bottleneck."
+        )
+    if varies(codec.space) and not prior.varying:
+        raise Misfit(
+            f"{type(prior).__name__} models sequences of one length, and that of {codec.space}, which "
+            f"{type(codec).__name__} yields, varies. An Autoregressive prior or a Diffusion draws how many there are."
         )
     if codec.space != prior.space:
         raise Misfit(
