@@ -334,7 +334,7 @@ class System(nn.Module):
     def _prior(self) -> Prior:
         if self.prior is None:
             raise Misfit(
-                f"This system is a {type(self.codec).__name__} alone: it encodes and decodes, but has no prior. "
+                f"This system is a {type(self.codec).__name__} alone, which has no prior. "
                 "Train one over its latents, for instance `sfumato train ldm DATA --from codec=RUN`."
             )
         return self.prior
