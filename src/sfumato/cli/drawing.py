@@ -18,6 +18,7 @@ from sfumato.cli.runs import (
     one_file,
     open_run,
     read_pictures,
+    refuse_vectors,
     tell_written,
     write_pictures,
 )
@@ -141,6 +142,7 @@ def sample(args: Namespace) -> None:
     _positive(number=n, steps=args.steps, batch=args.batch)
     system = open_run(args.run, args.device)
     able(system, args.run, "draws")
+    refuse_vectors(system, args.run)
     given, prompts = conditions(system, args.run, args.text, args.label, n)
     seeds = list(range(args.seed, args.seed + n))
     with progress("Drawing") as watch:

@@ -135,6 +135,16 @@ def default_steps(system: Any) -> int | None:
 # ---- pictures ----
 
 
+def refuse_vectors(system: Any, run: str) -> None:
+    """UsageError where what the run draws is no picture, but what its codec encodes and does not decode."""
+    codec = getattr(getattr(system, "last", system), "codec", None)
+    if codec is not None and not codec.decodes:
+        raise UsageError(
+            f"What {run} draws are vectors of {codec.space}, which no picture can be made of by itself. Draw from a "
+            "cascade, whose next system is conditioned on them; in Python, `sample` gives the vectors."
+        )
+
+
 def read_pictures(paths: Sequence[str], system: Any) -> Any:
     """Files → (n, C, H, W) in [−1, 1] as the system sees them: centred square, resampled to its side, which is said."""
     import torch

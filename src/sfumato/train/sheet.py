@@ -33,6 +33,9 @@ Sheet = Tensor | list[str]  # (3, H, W) uint8, or texts
 def sheet(system: Any, stage: str, source: Set, prompts: Sequence[str] | None, device: Any) -> Sheet | None:
     """None where the stage has nothing to show. `system` is in eval mode, on its device."""
     part = part_of(system, stage)
+    codec = getattr(getattr(part, "last", part), "codec", None)
+    if codec is not None and not getattr(codec, "decodes", True):
+        return None  # vectors are no picture
     batch = source.batch(range(min(GRID, len(source))))
     if stage.endswith("codec") and can(part, "reconstructs"):
         return _rebuilt(part, batch, device) if "image" in part.entries else None
