@@ -8,7 +8,7 @@ import torch
 from sfumato.checkpoint import latest, load_model, load_state
 from sfumato.checkpoint.tensors import hash_tensors
 from sfumato.recipes import RECIPES
-from sfumato.train import stages
+from sfumato.train import stage
 from sfumato.train.run import resume, train
 
 # two players and codes that settle; two stages, latents on disk, a condition; singular vectors that turn in the loss; a
@@ -35,13 +35,13 @@ def test_a5_every_family_resumes_bitwise(tmp_path, monkeypatch, recipe):
     train(recipe, "scenes:n=64", out=tmp_path / "straight", **how)
     died: list[tuple[str, int]] = []
 
-    def heed(self, step, honest=stages._Stage._heed):
+    def heed(self, step, honest=stage.Stage._heed):
         honest(self, step)
         if step.step in (3, 7) and (self.name, step.step) not in died:
             died.append((self.name, step.step))
             raise Death
 
-    monkeypatch.setattr(stages._Stage, "_heed", heed)
+    monkeypatch.setattr(stage.Stage, "_heed", heed)
     with pytest.raises(Death):
         train(recipe, "scenes:n=64", out=tmp_path / "run", **how)
     for _ in range(20):

@@ -1,6 +1,7 @@
 """What people do with trainings: move the data, train longer, forget the captions, look at what was held out."""
 
 import json
+import math
 import os
 import shutil
 
@@ -259,10 +260,10 @@ def test_the_held_out_loss_is_logged_its_best_kept_and_training_unchanged(tmp_pa
 
 
 def test_patience_ends_a_stage_with_its_best_weights(tmp_path, monkeypatch):
-    from sfumato.train import stages
+    from sfumato.train import stage
 
     losses = iter([1.0, 2.0, 3.0])
-    monkeypatch.setattr(stages, "held_loss", lambda *_: next(losses))
+    monkeypatch.setattr(stage, "held_loss", lambda *_: next(losses))
     run = train("vqvae", "digits", out=tmp_path / "run", steps=200, patience=2, size="xs", side=8, batch=4, quiet=True)
     assert run.steps == 100  # looks at 60, 80 and 100, and none better since the first
     best = sfumato.load(tmp_path / "run" / "best").state_dict()
@@ -270,6 +271,33 @@ def test_patience_ends_a_stage_with_its_best_weights(tmp_path, monkeypatch):
     trained = {name for name, _ in final.codec.named_parameters()}
     state = final.state_dict()
     assert all(torch.equal(state[f"codec.{name}"], best[f"codec.{name}"]) for name in trained)
+
+
+@pytest.mark.parametrize("loss", [0.0, math.nan])
+def test_a_look_has_a_full_line_whatever_it_found(tmp_path, monkeypatch, loss):
+    """Of 200 steps every seventh has a line, and so has the look at the 60th: 0 is a loss like others."""
+    from sfumato.train import log, stage
+
+    monkeypatch.setattr(stage, "held_loss", lambda *_: loss)
+    monkeypatch.setattr(log, "EVERY", 7)
+    run = train("vqvae", "digits", out=tmp_path / "run", steps=200, size="xs", side=8, batch=4, quiet=True)
+    looks = [line for line in lines(run.path) if "held_out" in line]
+    assert [line["step"] for line in looks] == [60, 80, 100, 120, 140, 160, 180, 200]
+    assert all(line["diagnostics"] for line in looks)
+    best = run.path / "best"
+    assert best.exists() == (loss == 0)
+
+
+def test_a_finished_run_does_not_open_what_was_held_out(tmp_path, monkeypatch):
+    from sfumato.train import held
+
+    run = train("vqvae", "digits", out=tmp_path / "run", steps=2, size="xs", side=8, batch=4, quiet=True)
+    opened = []
+    monkeypatch.setattr(held, "open_data", lambda *a, **k: opened.append(a) or open_data(*a, **k))
+    assert resume(run.path, quiet=True).steps == 2
+    assert not opened
+    assert resume(run.path, steps=1, quiet=True).steps == 3
+    assert opened
 
 
 # ---- half of it skipped ----

@@ -102,13 +102,15 @@ class Best:
     def __init__(self, loss: float | None = None, step: int = 0, since: int = 0):
         self.loss, self.step, self.since = loss, step, since
 
-    def hears(self, loss: float, step: int) -> bool:
-        """Whether this is the best; NaN never is."""
-        if loss == loss and (self.loss is None or loss < self.loss):
+    def beaten_by(self, loss: float) -> bool:
+        """Whether `loss` is a better one; NaN never is."""
+        return loss == loss and (self.loss is None or loss < self.loss)
+
+    def hears(self, loss: float, step: int) -> None:
+        if self.beaten_by(loss):
             self.loss, self.step, self.since = loss, step, 0
-            return True
-        self.since += 1
-        return False
+        else:
+            self.since += 1
 
     def record(self) -> Sequence[Any]:
         return [self.loss, self.step, self.since]

@@ -14,7 +14,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,13 @@ class Log:
         self._wants_board = board
         self._voice = Silence() if quiet else Bar(stage) if Console(stderr=True).is_terminal else Lines(stage)
 
-    def step(self, step: Step, diagnostics: Mapping[str, float] | None = None, held: float | None = None) -> None:
+    def step(self, step: Step, diagnostics: Callable[[], Mapping[str, float]], held: float | None = None) -> None:
         """Hears every step, writes some; `held` is the loss on the held-out part, where it was looked at."""
         self.last = step
         self._voice.step(step)
-        if step.skipped or self.due(step) or held is not None:
-            self.write(step, diagnostics or {}, held)
+        full = self.due(step) or held is not None  # a line with all that is known
+        if full or step.skipped:
+            self.write(step, diagnostics() if full else {}, held)
 
     def due(self, step: Step) -> bool:
         return step.step % self.every == 0 or step.step in (1, self.steps)

@@ -1,453 +1,67 @@
-"""The stages of a run, one after the other, around the loop: what `run` asks for is done here.
+"""The stages of a run, one after the other: which are left, and where the one in progress goes on.
 
-    a checkpoint is      weights of the whole system, and of the stage in progress what `State` says
-    its record is        {"stage", "finished", "offset", "spent", "minutes", "rollbacks", "training": {...}}
+A checkpoint of it is, as its record,
 
-One is written before a stage's first step, every so often, when the training is asked to stop, at a stage's last step,
-and when all is done.
+    {"stage", "finished", "offset", "spent", "minutes", "rollbacks", "training": {...}}
+
+and, as its tensors, the weights of the whole system and what `State` says of the stage in progress; "stage" is None
+when all are done.
 """
 
 from __future__ import annotations
 
-import logging
-import math
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-from accelerate import Accelerator
 from torch import Tensor
-from torch.nn import functional as F
 
-from sfumato.checkpoint import hash_tensors, latest, load_model, load_state, save_model, save_state, write_file
-from sfumato.core.classes import class_number
-from sfumato.core.contracts import Batch, Objective
-from sfumato.core.errors import Diverged, SfumatoError, WeightsError
-from sfumato.core.noise import derive
-from sfumato.data import Batches, Source, once
-from sfumato.data.latents import cached_latents, sweep
-from sfumato.metrics.evaluation import condition_keys
-from sfumato.recipes import Plan
-from sfumato.systems import Cascade, System
+from sfumato.checkpoint import save_model
+from sfumato.core.errors import WeightsError
 from sfumato.train.clock import now
-from sfumato.train.fit import Numbered, Step, fit, seeded
-from sfumato.train.grid import png, tile
-from sfumato.train.held import Best, held_loss, worth_looking
-from sfumato.train.log import Log
-from sfumato.train.parallel import agreed
-from sfumato.train.request import Request, plan_for
-from sfumato.train.state import State
-from sfumato.train.stop import Stop
-
-log = logging.getLogger("sfumato")
-SAVE_SECONDS = 600.0  # between two checkpoints, where no number of steps is given
-GRIDS = 4  # sample grids a stage, where no number of steps is given
-GRID = 16  # pictures in one
-FEWEST = 10  # steps of a stage of which more than half may not be skipped
-CLOSING = 0.02  # the part of a stage's minutes kept for what comes after its last step
+from sfumato.train.course import Course
+from sfumato.train.request import Request
+from sfumato.train.stage import Stage, damaged
 
 
 class Stages:
-    def __init__(
-        self,
-        run: Path,
-        request: Request,
-        system: Any,
-        source: Source,
-        stop: Stop,
-        accelerator: Accelerator,
-        quiet: bool,
-        held: Source | None = None,
-    ):
-        self.run, self.request, self.system, self.held = run, request, system, held
-        self.source, self.stop, self.quiet = source, stop, quiet
-        self.accelerator, self.main = accelerator, accelerator.is_main_process
-        system.to(self.accelerator.device)
-        self.finished: list[str] = list(request.given or {})
-        self.offset = 0  # steps of finished stages
-        self.stage_step = 0  # steps of the one in progress, as restored
-        self.before = 0.0  # seconds that earlier processes spent on this run
-        self.begun = now()
-        self.loss: float | None = None
+    def __init__(self, course: Course):
+        self.course = course
+        self.stage_step = 0  # steps of the stage in progress, as restored
         self._restored: tuple[Mapping[str, Tensor], Mapping[str, Any]] | None = None
-
-    @property
-    def spent(self) -> float:
-        """Seconds that all processes of this run, one after the other, have spent."""
-        return self.before + now() - self.begun
-
-    # ---- the stages ----
 
     def restore(self, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
         """Goes on from a checkpoint: the system's weights now, the rest when the stage is there to take it."""
-        own = self.system.state_dict(keep_vars=True)
+        course, request = self.course, self.course.request
+        own = course.system.state_dict(keep_vars=True)
         saved = {n.removeprefix("weights/"): t for n, t in tensors.items() if n.startswith("weights/")}
         found = {id(own[name]) for name in saved if name in own}  # a shared tensor is saved under its first name
         lost = [n for n, t in own.items() if id(t) not in found or (n in saved and saved[n].shape != t.shape)]
         if lost:
             raise WeightsError(
-                f"The checkpoint does not fit the recipe {self.request.recipe!r} as this sfumato builds it: "
+                f"The checkpoint does not fit the recipe {request.recipe!r} as this sfumato builds it: "
                 f"{', '.join(lost[:3])} … Go on with the version that began the run; recipe.json names it."
             )
-        self.system.load_state_dict({name: saved[name] for name in own if name in saved}, strict=False)
+        course.system.load_state_dict({name: saved[name] for name in own if name in saved}, strict=False)
         try:
-            self.finished, self.offset, self.before = list(record["finished"]), record["offset"], record["spent"]
-            self.begun, self.loss = now(), record["loss"]
+            course.finished, course.offset, course.before = list(record["finished"]), record["offset"], record["spent"]
+            course.begun, course.loss = now(), record["loss"]
             if record["stage"] is not None:
                 self._restored, self.stage_step = (tensors, record), record["training"]["step"]
         except (KeyError, TypeError) as error:
             raise damaged(error) from error
-        begins = record["stage"] is None and self.offset == self.request.further_at
-        if self.request.further in self.finished and begins:
-            self.finished.remove(self.request.further)
+        if request.further in course.finished and record["stage"] is None and not over(record, request):
+            course.finished.remove(request.further)
 
     def go(self) -> None:
-        for name, objective in self.system.stages().items():
-            if name not in self.finished:
-                self._stage(name, objective)
-        if self._restored is None and self.main and not (self.run / "model").exists():
-            save_model(self.run / "model", self.system)  # every stage was given
-
-    def _stage(self, name: str, objective: Objective) -> None:
-        _Stage(self, name, objective).go()
-
-    def all_once(self) -> Iterable[Batch]:
-        return once(self.source, self.plan_batch, self.accelerator.device)
-
-    plan_batch = 64  # pictures at a time in what is fitted in closed form
+        course = self.course
+        for name, objective in course.system.stages().items():
+            if name not in course.finished:
+                restored, self._restored = self._restored, None
+                Stage(course, name, objective).go(restored)
+        if self._restored is None and course.main and not (course.run / "model").exists():
+            save_model(course.run / "model", course.system)  # every stage was given
 
 
-def damaged(error: Exception) -> WeightsError:
-    return WeightsError(f"The checkpoint's state.json is damaged: {type(error).__name__} at {str(error)[:80]}.")
-
-
-def sound(record: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint was made outside of a streak of bad steps."""
-    training = record.get("training")
-    return not (isinstance(training, dict) and training.get("bad"))
-
-
-class _Stage:
-    """One stage: prepare, fit, finish."""
-
-    def __init__(self, stages: Stages, name: str, objective: Objective):
-        self.all, self.name, self.objective = stages, name, objective
-        self.plan: Plan = plan_for(stages.request, name)
-        self.seed = derive(stages.request.seed, name)
-        self.saved = self.drawn = 0.0
-        self.rollbacks = 0
-        self.skipped = 0  # steps, since the stage began
-        self.before = 0.0  # progress at the last step
-        self.best = Best()
-        self.minutes: float | None = None
-
-    def go(self) -> None:
-        restored = self.all._restored
-        self.all._restored = None
-        share = self._share()
-        if restored is None and self.all.request.further != self.name:  # what was fitted once is not fitted anew
-            with seeded(derive(self.seed, "prepare"), self.all.accelerator.device):
-                self.objective.prepare(self.all.all_once)
-        self.data = self._data()
-        self.state = State(self.objective, self.plan, module=self.all.system, accelerator=self.all.accelerator)
-        if restored is None:
-            self.minutes = share()
-        else:
-            tensors, record = restored
-            try:
-                self.minutes, self.rollbacks = record["minutes"], record["rollbacks"]
-                self.skipped, self.best = record.get("skipped", 0), Best(*record.get("best", ()))
-                self.state.load(tensors, record["training"])
-            except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-                if isinstance(error, SfumatoError):
-                    raise
-                raise damaged(error) from error
-            self.before = self.state.step / self.plan.steps if self.minutes is None else 0.0
-        self.log = self._log()
-        try:
-            if restored is None:
-                self._save()
-            self._fit()
-        finally:
-            self.state.close()
-            if self.log is not None:
-                self.log.close()
-        self._finish()
-        self._refuse_idle()
-
-    def _refuse_idle(self) -> None:
-        """A stage that skipped half of its steps has not learned what it was asked to, whatever it kept."""
-        if 2 * self.skipped >= self.state.step >= FEWEST:
-            raise Diverged(
-                f"{self.skipped} of the {self.state.step} steps of {self.name} were skipped, half of them or more: it "
-                f"learned from the others only. What it learned is in {self.all.run / 'model'}. Lower the rate, or use "
-                "fp32."
-            )
-
-    def _share(self) -> Callable[[], float | None]:
-        """The stage's minutes when asked after its preparation: an equal part of what was left when it began."""
-        total, begun = self.all.request.minutes, self.all.spent
-        left = [n for n in self.all.system.stages() if n not in self.all.finished]
-        if total is None:
-            return lambda: None
-        part = (60 * total - begun) / len(left) * (1 - CLOSING)
-        return lambda: max(0.0, (part - (self.all.spent - begun)) / 60)
-
-    def _data(self) -> Source:
-        """The pictures, or their latents where a frozen codec that learned would give the same ones every time."""
-        objective, stages = self.objective, self.all
-        cached = self.plan.cache and not self.plan.flip and isinstance(objective, System) and objective.codec.learned
-        if not cached:
-            return stages.source
-        assert isinstance(objective, System)
-        objective.eval()
-        with stages.accelerator.main_process_first():
-            if stages.main:
-                sweep(stages.run / "latents")
-            key = hash_tensors(objective.codec.state_dict())
-            latents = cached_latents(
-                objective.encode, stages.source, stages.run / "latents", key, device=stages.accelerator.device
-            )
-        return latents  # type: ignore[return-value]
-
-    def _log(self) -> Log | None:
-        steps = self.plan.steps if self.minutes is None else None
-        return Log(self.all.run, self.name, self.all.offset, steps, quiet=self.all.quiet) if self.all.main else None
-
-    # ---- the loop ----
-
-    def _fit(self) -> None:
-        while True:
-            try:
-                return self._steps()
-            except Diverged:
-                self.all.stop.patient = False
-                if self.rollbacks:
-                    raise
-                self._roll_back()
-
-    def _steps(self) -> None:
-        """The `for` around the loop; a signal is heeded between two steps."""
-        state, stop = self.state, self.all.stop
-        self.saved = now()
-        stop.patient = True
-        for step in fit(self.objective, self._batches(), self.plan, seed=self.seed, state=state, minutes=self.minutes):
-            self._heed(step)
-            asked = self._asked()
-            # within a streak of bad steps only a stop saves: a rollback must find what was before
-            if asked or (self.state.bad == 0 and self._save_due(step)):
-                self._save()
-            if asked:
-                self._model()
-                stop.obey()
-            if self._tired():
-                log.info("%s ends: %d looks at the held-out part were none better.", self.name, self.best.since)
-                self._take_best()
-                break
-        self._save()
-        stop.patient = False
-        stop.obey()
-
-    def _asked(self) -> bool:
-        """Whether any process was asked to stop; all must agree, since saving is done together."""
-        accelerator = self.all.accelerator
-        if accelerator.num_processes == 1:
-            return bool(self.all.stop.asked)
-        flag = torch.tensor(float(self.all.stop.asked), device=accelerator.device)
-        highest = int(accelerator.gather(flag.reshape(1)).max())
-        self.all.stop.asked = self.all.stop.asked or highest
-        return bool(highest)
-
-    def _heed(self, step: Step) -> None:
-        self.all.loss = self.all.loss if step.skipped else step.loss
-        self.skipped += bool(step.skipped)
-        held = self._held(step)
-        if self.log is not None:
-            self.log.step(step, self.objective.diagnostics() if self.log.due(step) or held else None, held)
-        if self._grid_due(step):
-            with self.state.average.swapped():
-                self._grid()
-
-    def _held(self, step: Step) -> float | None:
-        """The loss on the held-out part, where the step is one to look at it; the best weights are kept in `best`."""
-        before, self.before = self.before, step.progress
-        held = self.all.held
-        if held is None or len(self.state.players) > 1 or not worth_looking(before, step.progress, step.step):
-            return None
-        loss = math.nan
-        if self.all.main:
-            device = self.all.accelerator.device
-            with self.state.average.swapped(), seeded(derive(self.seed, "held out"), device):
-                loss = held_loss(self.objective, held, self.seed, device)
-                if loss == loss and (self.best.loss is None or loss < self.best.loss):
-                    save_model(self.all.run / "best", self.all.system)
-        loss = agreed(loss, self.all.accelerator)
-        self.best.hears(loss, self.all.offset + step.step)
-        return loss
-
-    def _tired(self) -> bool:
-        patience = self.all.request.patience
-        return patience is not None and self.best.since >= patience
-
-    def _take_best(self) -> None:
-        """The stage ends with the weights of its best look."""
-        if self.best.loss is None:
-            return
-        kept = load_model(self.all.run / "best").state_dict()
-        live = {id(p): name for name, p in self.all.system.named_parameters(remove_duplicate=False)}
-        values = [kept[live[id(p)]] for p in self.state.average.parameters]
-        self.state.average.load(values, self.state.average.count)
-
-    def _save_due(self, step: Step) -> bool:
-        every = self.all.request.save_every
-        if every is None:
-            return self._together(now() - self.saved > SAVE_SECONDS)
-        return every > 0 and step.step % every == 0
-
-    def _together(self, wanted: bool) -> bool:
-        """The main process's word on what depends on its clock."""
-        return bool(agreed(float(wanted), self.all.accelerator))
-
-    def _grid_due(self, step: Step) -> bool:
-        every = self.all.request.sample_every
-        if every is None:
-            due = step.progress >= self.drawn + 1 / GRIDS and step.progress < 1
-            self.drawn = step.progress if due else self.drawn
-            return due
-        return every > 0 and step.step % every == 0
-
-    def _batches(self) -> Numbered:
-        accelerator, request = self.all.accelerator, self.all.request
-        return Batches(
-            self.data,
-            self.plan.batch,
-            derive(request.seed, "data", self.name),
-            rank=accelerator.process_index,
-            world=accelerator.num_processes,
-            flip=self.plan.flip,
-            salt=self.state.salt,
-        )
-
-    def _roll_back(self) -> None:
-        """Once: the last checkpoint again, with the data in a new order."""
-        folder = latest(self.all.run, sound) or latest(self.all.run)
-        assert folder is not None, "a stage begins with a checkpoint"
-        tensors, record = load_state(folder)
-        self.state.load(tensors, record["training"])
-        self.state.salt += 1
-        self.state.bad = 0
-        self.rollbacks += 1
-        log.warning("Non-finite again and again: %s goes back to step %d, in a new order.", self.name, self.state.step)
-        if self.log is not None:
-            self.log.event(rollback=self.all.offset + self.state.step)
-
-    # ---- what is kept ----
-
-    def _save(self) -> None:
-        tensors = self.state.tensors()
-        if self.all.main:
-            folder = self.all.run / "checkpoints" / str(self.all.offset + self.state.step)
-            save_state(folder, tensors, self._record())
-        self.all.accelerator.wait_for_everyone()
-        self.saved = now()
-
-    def _record(self) -> dict[str, Any]:
-        return {
-            "stage": self.name,
-            "finished": self.all.finished,
-            "offset": self.all.offset,
-            "spent": self.all.spent,
-            "loss": self.all.loss,
-            "minutes": self.minutes,
-            "rollbacks": self.rollbacks,
-            "skipped": self.skipped,
-            "best": self.best.record(),
-            "training": self.state.record(),
-        }
-
-    def _model(self) -> None:
-        if self.all.main:
-            with self.state.average.swapped():
-                save_model(self.all.run / "model", self.all.system)
-
-    def _finish(self) -> None:
-        """The averaged weights become the weights; what is measured on them follows."""
-        stages = self.all
-        with torch.no_grad():
-            for parameter, value in zip(self.state.average.parameters, self.state.average.values):
-                parameter.copy_(value)
-        stages.system.eval()
-        with seeded(derive(self.seed, "finish"), stages.accelerator.device):
-            self.objective.finish(stages.all_once)
-        stages.finished = [*stages.finished, self.name]
-        stages.offset += self.state.step
-        if stages.main:
-            save_model(stages.run / "model", stages.system)
-            self._grid()
-            if all(name in stages.finished for name in stages.system.stages()):
-                weights = {f"weights/{n}": t for n, t in stages.system.state_dict().items()}
-                record = self._record() | {"stage": None}
-                save_state(stages.run / "checkpoints" / str(stages.offset), weights, record)
-        stages.accelerator.wait_for_everyone()
-
-    # ---- pictures ----
-
-    def _grid(self) -> None:
-        """samples/STEP.png: draws at seeds 0 … 15; for a codec, pictures above what it makes of them."""
-        if not self.all.main:
-            return
-        system = self.all.system
-        training = system.training
-        system.eval()
-        step = self.all.offset + (0 if self.name in self.all.finished else self.state.step)
-        sheet = None
-        try:
-            with torch.no_grad(), seeded(derive(self.seed, "grid"), self.all.accelerator.device):
-                sheet = self._sheet(system)
-        except SfumatoError as error:  # a picture less is no reason to end a training
-            log.warning("No sample grid at step %d: %s", step, error)
-        system.train(training)
-        if sheet is not None:
-            about = {"run": self.all.run.name, "stage": self.name, "step": step}
-            write_file(self.all.run / "samples" / f"{step}.png", png(sheet, about))
-
-    def _sheet(self, system: Any) -> Tensor | None:
-        system = self._drawer(system)
-        batch = self.all.source.batch(range(min(GRID, len(self.all.source))))
-        if self.name.endswith("codec") and hasattr(system, "reconstruct"):
-            images = batch["image"][: GRID // 2].to(self.all.accelerator.device)
-            side = tuple(system.codec.data.shape[-2:])
-            images = images if images.shape[-2:] == side else F.interpolate(images, side, mode="area")
-            return tile(torch.cat([images, system.reconstruct(images)]), len(images))
-        if self.name.endswith("prior") and hasattr(system, "sample") and self.all.request.prompts:
-            given = self._prompted(system)
-            n = len(next(iter(given.values())))
-            return tile(system.sample(n, given, seeds=range(n)))
-        if self.name.endswith("prior") and hasattr(system, "sample"):
-            parts = system.systems.values() if isinstance(system, Cascade) else [system]
-            asked = {key for part in parts for key in getattr(getattr(part, "conditioner", None), "keys", ())}
-            keys = asked - {"picture"}  # which a cascade draws for itself
-            given = {key: batch[key] for key in keys if key in batch}
-            n = len(next(iter(given.values()))) if given else GRID
-            return tile(system.sample(n, given if len(given) == len(keys) else None, seeds=range(n)))
-        return None
-
-    def _prompted(self, system: Any) -> dict[str, Any]:
-        """The user's own prompts: captions where the system reads them, else names of classes."""
-        prompts = list(self.all.request.prompts or ())
-        if "text" in condition_keys(system):
-            return {"text": prompts}
-        classes = [class_number(word, self.all.system.classes) for word in prompts]
-        return {"label": torch.tensor(classes)}
-
-    def _drawer(self, system: Any) -> Any:
-        """What can draw while this stage learns. In a cascade a codec and the first system can do so alone, the last
-        one on top of those before it; one in the middle has neither a picture to start from nor one to end with."""
-        part, dot, stage = self.name.rpartition(".")
-        if not dot or not isinstance(system, Cascade):
-            return system
-        names = list(system.systems)
-        if stage == "codec" or part == names[0]:
-            return system.systems[part]
-        return system if part == names[-1] else None
+def over(record: Mapping[str, Any], request: Request) -> bool:
+    """Whether a checkpoint is of a run that is done, and of which no more is asked."""
+    return record.get("stage", "") is None and record.get("offset") != request.further_at
