@@ -23,7 +23,7 @@ from sfumato import recipes
 from sfumato.checkpoint import latest, load_model, load_state, lock, save_model, steps
 from sfumato.checkpoint.tensors import hash_tensors
 from sfumato.core.errors import DataError, Diverged, Locked, UsageError, WeightsError
-from sfumato.train import clock, stages
+from sfumato.train import clock, stage
 from sfumato.train.run import resume, train
 from sfumato.train.stop import Stopped
 
@@ -125,13 +125,13 @@ class Death(BaseException):
 def train_until_death(monkeypatch, moment: int, data: Path, out: Path) -> None:
     """Dies after a step (counted over the stages), before what would follow it."""
 
-    def heed(self, step, honest=stages._Stage._heed):
+    def heed(self, step, honest=stage.Stage._heed):
         honest(self, step)
-        if self.all.offset + step.step == moment:
+        if self.course.offset + step.step == moment:
             raise Death
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages._Stage, "_heed", heed)
+        patch.setattr(stage.Stage, "_heed", heed)
         with pytest.raises(Death):
             train("toy", data, out=out, quiet=True, save_every=7)
 
@@ -153,7 +153,7 @@ def test_death_between_the_last_step_and_the_next_stage(tmp_path, data, straight
         raise Death
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "save_model", die)
+        patch.setattr(stage, "save_model", die)
         with pytest.raises(Death):
             train("toy", data, out=tmp_path / "run", quiet=True)
     resume(tmp_path / "run", quiet=True)
@@ -210,10 +210,9 @@ def test_a7_a_signal_ends_in_order_and_no_step_is_lost(tmp_path, data, straight,
     wait_for(run, 3, process)
     time.sleep(random.Random(code).uniform(0, 0.3))
     process.send_signal(number)
-    begun = time.monotonic()
-    assert process.wait(30) == code, process.stderr.read()
-    assert time.monotonic() - begun < 30
+    assert process.wait() == code, process.stderr.read()
     logged = lines(run)[-1]["step"]
+    assert logged < 60, "the training went on to its end"
     assert latest(run).name == str(logged), "a logged step is not in the checkpoint"
     load_model(run)
     set_delay(run, 0.0)
@@ -224,14 +223,15 @@ def test_a7_a_signal_ends_in_order_and_no_step_is_lost(tmp_path, data, straight,
 
 def test_a7_a_second_signal_ends_at_once_with_a_valid_checkpoint(tmp_path, data, straight):
     run = tmp_path / "run"
-    process = spawn(run, data, 5.0)  # a step takes five seconds, so the first signal waits for its end
+    process = spawn(run, data, 3600.0)  # the second step takes an hour, so the first signal waits for its end
     wait_for(run, 1, process)
     time.sleep(1)  # well inside the second step
     process.send_signal(signal.SIGTERM)
     time.sleep(0.3)
     assert process.poll() is None, "the first signal did not wait for the step"
     process.send_signal(signal.SIGTERM)
-    assert process.wait(2) == 143
+    assert process.wait() == 143
+    assert [line["step"] for line in lines(run)] == [1], "the second signal waited for the step"
     assert latest(run) is not None
     set_delay(run, 0.0)
     resume(run, quiet=True)
@@ -288,15 +288,16 @@ def test_a7_signals_are_given_back(tmp_path, data, monkeypatch):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     asked = []
 
-    def heed(self, step, honest=stages._Stage._heed):
+    def heed(self, step, honest=stage.Stage._heed):
         honest(self, step)
         if not asked:
             asked.append(os.kill(os.getpid(), signal.SIGTERM))
 
-    monkeypatch.setattr(stages._Stage, "_heed", heed)
+    monkeypatch.setattr(stage.Stage, "_heed", heed)
     with pytest.raises(Stopped) as caught:
         train("toy", data, out=tmp_path / "run", quiet=True)
     assert caught.value.code == 143
+    assert [line["step"] for line in lines(tmp_path / "run")] == [1], "the step that a signal came in is not the last"
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
     with lock(tmp_path / "run"):
         pass
@@ -329,13 +330,13 @@ def test_a8_divergence_is_rolled_back_once_and_then_ends(tmp_path, data, caplog)
 def test_a8_what_passes_after_a_roll_back_is_trained_to_the_end(tmp_path, data, monkeypatch):
     """Non-finite for eleven steps in the old order only."""
 
-    def at(self, k, honest=stages.Batches.at):
+    def at(self, k, honest=stage.Batches.at):
         batch = honest(self, k)
         if self.salt == 0 and 10 <= k < 25:
             batch["image"] = batch["image"] * float("nan")
         return batch
 
-    monkeypatch.setattr(stages.Batches, "at", at)
+    monkeypatch.setattr(stage.Batches, "at", at)
     run = train("toy", data, out=tmp_path / "run", quiet=True, save_every=7, steps=30)
     assert run.steps == 60
     assert sum("rollback" in line for line in lines(tmp_path / "run")) == 2  # one in each stage
