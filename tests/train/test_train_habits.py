@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 
 import numpy as np
@@ -242,6 +243,53 @@ def test_which_part_is_held_out(tmp_path):
     seen, held, how = split(digits, request())
     assert (len(seen), len(held), how) == (1498, 256, "256 pictures of the part 'test'")
     assert split(digits, request(held_out=0))[1] is None
+
+
+def test_a_part_is_held_out_whole_and_256_of_it_are_looked_at():
+    digits = open_data("digits")
+    seen, held, how = split(digits, Request("vae", "digits", {}, held_out=0.5))
+    assert (len(seen), len(held)) == (749, 256)
+    assert how == "749 of 1498 pictures, taken by chance, of which 256 are looked at"
+    of = lambda source: {bytes(source.image(i).numpy()) for i in range(len(source))}
+    fewer = split(digits, Request("vae", "digits", {}, held_out=0.1))[1]
+    assert of(fewer) <= of(held)  # which ones come first is the seed's word
+    assert not of(held) & of(seen)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "held_out", "answer"),
+    [
+        ("vqvae", None, "Patience has nothing to wait for"),
+        ("gan", 0.25, "Patience does not end the stage prior: of two players"),
+        ("vqvae", 0.25, None),
+    ],
+)
+def test_patience_that_ends_nothing_is_doubted(tmp_path, capsys, recipe, held_out, answer):
+    data = pictures(tmp_path / "data", 40)
+    words = [
+        "train",
+        recipe,
+        str(data),
+        "--size",
+        "xs",
+        "--side",
+        "8",
+        "--steps",
+        "2",
+        "--score",
+        "0",
+        "--patience",
+        "2",
+    ]
+    words += [] if held_out is None else ["--held-out", str(held_out)]
+    assert main([*words, "--out", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr().err
+    assert ("Patience" in said) == (answer is not None)
+    assert (answer or "") in said
+    row = "none" if held_out is None else "on 10 of 40 pictures, taken by chance"
+    assert re.search(rf"held-out loss +{row}", said)
+    facts = json.loads((tmp_path / "run" / "data.json").read_text())["training"]
+    assert facts["held_out"] == row.removeprefix("on ")
 
 
 def test_the_held_out_loss_is_logged_its_best_kept_and_training_unchanged(tmp_path):

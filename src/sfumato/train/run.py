@@ -161,8 +161,7 @@ def _begin(run: Path, request: Request, data: str | Path, quiet: bool) -> Run:
         _take_given(system, request)
         seen, held, how = split(source, request)
         if accelerator.is_main_process:
-            facts = opening(request, system, seen, accelerator, estimate=not quiet)
-            facts["held_out"] = how
+            facts = opening(request, system, seen, how, accelerator, estimate=not quiet)
             if not quiet:
                 say(facts, source, request)
             about = {"fingerprint": source.fingerprint, "classes": source.labels, **source.report, "training": facts}
