@@ -34,11 +34,15 @@ def best_device(asked: str | None) -> Any:
     return device
 
 
-def open_run(run: str, device: str | None = None) -> Any:
-    """The trained system of a run folder or of the hub, on its device, in eval mode."""
+def open_run(run: str, device: str | None = None, ability: str | None = None) -> Any:
+    """The trained system of a run folder or of the hub, on its device, in eval mode; UsageError where it lacks an
+    ability that a verb needs."""
     from sfumato.checkpoint.hub import load
 
-    return load(run).to(best_device(device))
+    system = load(run).to(best_device(device))
+    if ability is not None:
+        able(system, run, ability)
+    return system
 
 
 def able(system: Any, run: str, ability: str) -> None:

@@ -53,17 +53,16 @@ class Log:
         self._wants_board = board
         self._voice = Silence() if quiet else Bar(stage) if Console(stderr=True).is_terminal else Lines(stage, unit)
 
-    def step(
-        self, step: Step, diagnostics: Callable[[], Mapping[str, float]] | None = None, held: float | None = None
-    ) -> None:
-        """Hears every step, writes some, and asks for diagnostics of those; `held` is the loss on the held-out part,
-        where it was looked at."""
+    def step(self, step: Step, diagnostics: Callable[[], Mapping[str, float]], held: float | None = None) -> None:
+        """Hears every step, writes some; `held` is the loss on the held-out part, where it was looked at."""
         self.last = step
         self._voice.step(step)
-        due = step.step % self.every == 0 or step.step in (1, self.steps)
-        if due or held is not None or step.skipped:
-            said = diagnostics() if diagnostics is not None and (due or held is not None) else {}
-            self.write(step, said, held)
+        full = self.due(step) or held is not None  # a line with all that is known
+        if full or step.skipped:
+            self.write(step, diagnostics() if full else {}, held)
+
+    def due(self, step: Step) -> bool:
+        return step.step % self.every == 0 or step.step in (1, self.steps)
 
     def write(self, step: Step, diagnostics: Mapping[str, float], held: float | None = None) -> None:
         line: dict[str, Any] = {

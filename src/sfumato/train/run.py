@@ -42,6 +42,7 @@ from sfumato.core.noise import derive
 from sfumato.core.registry import nearest
 from sfumato.core.space import Grid
 from sfumato.data import Set, open_data
+from sfumato.train.course import Course
 from sfumato.train.fit import seeded
 from sfumato.train.fitting import check_heard, class_names_of, further, refuse_giants, refuse_unfit
 from sfumato.train.held import split
@@ -50,7 +51,7 @@ from sfumato.train.opening import opening, say
 from sfumato.train.parallel import accelerator_for
 from sfumato.train.ranks import watched
 from sfumato.train.request import MOST_FILES, SCHEMA, Request, absolute, open_again, read_request
-from sfumato.train.stages import Stages
+from sfumato.train.stages import Stages, over
 from sfumato.train.stop import Stop
 
 GREY = {"1", "L", "I;16", "I;16L", "I;16B", "I;16N"}  # Pillow's modes without colour
@@ -137,18 +138,24 @@ def train(
         background=background,
         allow_bad=allow_bad,
     )
+    return _begin(run, request, data, quiet)
+
+
+def _begin(run: Path, request: Request, data: str | Path, quiet: bool) -> Run:
+    """Opens and builds what is asked for, says and keeps it, and goes."""
+    recipe = request.recipe
     if absolute(data) is not None and Path(data).exists() and run.exists() and Path(data).samefile(run):
         raise UsageError(
             f"{run} is the set itself. Choose another folder for --out; one inside the set is passed over."
         )
-    accelerator = accelerator_for(precision, device)
+    accelerator = accelerator_for(request.precision, request.device)
     with _sole(run, accelerator):
         if accelerator.is_main_process and (run / "train.json").exists():
             raise UsageError(f"{run} holds a run already. Go on by `sfumato resume {run}`, or choose another folder.")
         source = _open_for(request, data)
         request = replace(
             request,
-            dials=_answered(recipe, dials, source),
+            dials=_answered(recipe, request.dials, source),
             side=source.side or None,  # texts have none
             channels=source.channels or request.channels,
         )
@@ -158,8 +165,7 @@ def train(
         _take_given(system, request)
         seen, held, how = split(source, request)
         if accelerator.is_main_process:
-            facts = opening(request, system, seen, accelerator, estimate=not quiet)
-            facts["held_out"] = how
+            facts = opening(request, system, seen, how, accelerator, estimate=not quiet)
             if not quiet:
                 say(facts, source, request)
             about = {"fingerprint": source.fingerprint, "classes": source.labels, **source.report, "training": facts}
@@ -212,8 +218,15 @@ def resume(
                 _keep(run, request)
         if state is None:
             _take_given(system, request)
-        seen, held, _ = split(source, request)
+        seen, held = _looked_at(source, request, state)
         return _go(run, request, system, seen, held, state, accelerator, quiet)
+
+
+def _looked_at(source: Set, request: Request, state: Any) -> tuple[Set, Set | None]:
+    """The two parts of `split`; where nothing is left to train, the held-out one is not opened."""
+    if state is not None and over(state[1], request):
+        return source, None
+    return split(source, request)[:2]
 
 
 def _keep(run: Path, request: Request) -> None:
@@ -332,10 +345,11 @@ def _go(
     quiet: bool,
 ) -> Run:
     with Stop(run) as stop, watched(accelerator.num_processes, run):
-        stages = Stages(run, request, system, source, stop, accelerator, quiet, held)
+        course = Course(run, request, system, source, stop, accelerator, quiet, held)
+        stages = Stages(course)
         if state is not None:
             stages.restore(*state)
             if accelerator.is_main_process:
-                rewind(run, stages.offset + stages.stage_step)
+                rewind(run, course.offset + stages.stage_step)
         stages.go()
-    return Run(run, stages.offset, stages.loss, stages.spent)
+    return Run(run, course.offset, course.loss, course.spent)
