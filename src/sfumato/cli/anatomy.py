@@ -1,6 +1,6 @@
 """What a system is made of, counted on the meta device, where tensors have shapes and no memory.
 
-parameters   of codec, prior and conditioner; a cascade's are its systems' sums
+parameters   of codec, prior and conditioner; a cascade's are its systems' sums, of what they share once
 compute      multiply-adds × 2 of one picture through the encoder, the decoder and the prior's network, as torch counts
              matrix products, convolutions and attention; a sampler calls the prior once or more for each of its steps
 memory       sampling: the weights, 4 bytes a parameter. Training: weights, gradient, two Adam moments and the average,
@@ -62,7 +62,7 @@ def describe(name: str, dials: dict[str, Any]) -> dict[str, Any]:
         "space": str(system.space if hasattr(system, "space") else system.codec.space),
         "parameters": {"total": total, **parts(system)},
         "stages": stages,
-        "options": [] if last.prior is None else [o for o in options_of(last.prior) if o != "start"],  # a tensor
+        "options": list(dict.fromkeys(o for s in systems(system).values() for o in options(s))),
         "systems": {n: {"parameters": {"total": numel(s), **parts(s)}} for n, s in systems(system).items() if n},
         "compute": {"unit": "FLOP for one picture", **cost},
         "memory": {
@@ -83,12 +83,18 @@ def systems(built: Any) -> dict[str, Any]:
     return dict(built.named()) if hasattr(built, "named") else {"": built}
 
 
+def options(system: Any) -> list[str]:
+    """What its sampler can be told in words: `start` is a tensor."""
+    return [] if system.prior is None else [name for name in options_of(system.prior) if name != "start"]
+
+
 def parts(built: Any) -> dict[str, int]:
-    """{"codec", "prior", "conditioner"}: parameters, 0 where a part is absent."""
-    return {
-        part: sum(numel(getattr(system, part, None)) for system in systems(built).values())
-        for part in ("codec", "prior", "conditioner")
-    }
+    """{"codec", "prior", "conditioner"}: parameters, 0 where a part is absent; what systems share counts once."""
+    found = {}
+    for part in ("codec", "prior", "conditioner"):
+        modules = [getattr(system, part, None) for system in systems(built).values()]
+        found[part] = numel(nn.ModuleList([module for module in modules if module is not None]))
+    return found
 
 
 def compute(built: Any) -> dict[str, int | None]:
