@@ -93,6 +93,10 @@ def test_a_frozen_codec_is_not_trained_from_here():
     several = Several(Reading(codec, 6), Labels(3, 6, attended=True))
     assert not any(p is codec.weight for p in several.learns())
     assert len(several.learns()) == 4
+    net = CausalNet(Tokens(12, 270), 270, width=8, depth=1, heads=1, context=6)
+    for conditioner in (Reading(codec, 6), several):
+        system = System(words(), Autoregressive(Tokens(12, 270), net, Categorical(270)), conditioner)
+        assert not any(p is codec.weight for p in system.players()[0])
 
 
 def test_an_embedding_may_be_the_nets_own():

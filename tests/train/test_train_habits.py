@@ -259,10 +259,10 @@ def test_the_held_out_loss_is_logged_its_best_kept_and_training_unchanged(tmp_pa
 
 
 def test_patience_ends_a_stage_with_its_best_weights(tmp_path, monkeypatch):
-    from sfumato.train import stages
+    from sfumato.train import stage
 
     losses = iter([1.0, 2.0, 3.0])
-    monkeypatch.setattr(stages, "held_loss", lambda *_: next(losses))
+    monkeypatch.setattr(stage, "held_loss", lambda *_: next(losses))
     run = train("vqvae", "digits", out=tmp_path / "run", steps=200, patience=2, size="xs", side=8, batch=4, quiet=True)
     assert run.steps == 100  # looks at 60, 80 and 100, and none better since the first
     best = sfumato.load(tmp_path / "run" / "best").state_dict()

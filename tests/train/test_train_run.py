@@ -23,7 +23,7 @@ from sfumato import recipes
 from sfumato.checkpoint import latest, load_model, load_state, lock, save_model, steps
 from sfumato.checkpoint.tensors import hash_tensors
 from sfumato.core.errors import DataError, Diverged, Locked, UsageError, WeightsError
-from sfumato.train import clock, stages
+from sfumato.train import clock, stage
 from sfumato.train.run import resume, train
 from sfumato.train.stop import Stopped
 
@@ -125,13 +125,13 @@ class Death(BaseException):
 def train_until_death(monkeypatch, moment: int, data: Path, out: Path) -> None:
     """Dies after a step (counted over the stages), before what would follow it."""
 
-    def heed(self, step, honest=stages._Stage._heed):
+    def heed(self, step, honest=stage.Stage._heed):
         honest(self, step)
         if self.all.offset + step.step == moment:
             raise Death
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages._Stage, "_heed", heed)
+        patch.setattr(stage.Stage, "_heed", heed)
         with pytest.raises(Death):
             train("toy", data, out=out, quiet=True, save_every=7)
 
@@ -153,7 +153,7 @@ def test_death_between_the_last_step_and_the_next_stage(tmp_path, data, straight
         raise Death
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "save_model", die)
+        patch.setattr(stage, "save_model", die)
         with pytest.raises(Death):
             train("toy", data, out=tmp_path / "run", quiet=True)
     resume(tmp_path / "run", quiet=True)
@@ -288,12 +288,12 @@ def test_a7_signals_are_given_back(tmp_path, data, monkeypatch):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     asked = []
 
-    def heed(self, step, honest=stages._Stage._heed):
+    def heed(self, step, honest=stage.Stage._heed):
         honest(self, step)
         if not asked:
             asked.append(os.kill(os.getpid(), signal.SIGTERM))
 
-    monkeypatch.setattr(stages._Stage, "_heed", heed)
+    monkeypatch.setattr(stage.Stage, "_heed", heed)
     with pytest.raises(Stopped) as caught:
         train("toy", data, out=tmp_path / "run", quiet=True)
     assert caught.value.code == 143
@@ -329,13 +329,13 @@ def test_a8_divergence_is_rolled_back_once_and_then_ends(tmp_path, data, caplog)
 def test_a8_what_passes_after_a_roll_back_is_trained_to_the_end(tmp_path, data, monkeypatch):
     """Non-finite for eleven steps in the old order only."""
 
-    def at(self, k, honest=stages.Batches.at):
+    def at(self, k, honest=stage.Batches.at):
         batch = honest(self, k)
         if self.salt == 0 and 10 <= k < 25:
             batch["image"] = batch["image"] * float("nan")
         return batch
 
-    monkeypatch.setattr(stages.Batches, "at", at)
+    monkeypatch.setattr(stage.Batches, "at", at)
     run = train("toy", data, out=tmp_path / "run", quiet=True, save_every=7, steps=30)
     assert run.steps == 60
     assert sum("rollback" in line for line in lines(tmp_path / "run")) == 2  # one in each stage

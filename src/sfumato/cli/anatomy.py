@@ -20,9 +20,11 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from sfumato.core.condition import Condition
+from sfumato.core.errors import UsageError
 from sfumato.core.noise import Noise
 from sfumato.recipes import build, plan
-from sfumato.systems import options_of
+from sfumato.systems import System, options_of
+from sfumato.systems.abilities import abilities
 
 TRAINED = 20  # bytes a trained parameter: weight, gradient, two moments, average, each float32
 KEPT = 4  # bytes a parameter at rest
@@ -36,6 +38,7 @@ def describe(name: str, dials: dict[str, Any]) -> dict[str, Any]:
     with torch.device("meta"):
         system: Any = build(name, **dials)
     last, read = getattr(system, "last", system), system.recipe["dials"]
+    codec = getattr(last, "codec", None)
     size = read.get("size", "s")
     stages = {}
     for stage, objective in system.stages().items():
@@ -58,8 +61,9 @@ def describe(name: str, dials: dict[str, Any]) -> dict[str, Any]:
         "name": name,
         "size": size,
         "dials": read,
-        "data": str(last.codec.data),
-        "space": str(system.space if hasattr(system, "space") else system.codec.space),
+        "data": str(system.data),
+        "space": None if codec is None else str(codec.space),
+        "can": list(abilities(system)),
         "parameters": {"total": total, **parts(system)},
         "stages": stages,
         "options": list(dict.fromkeys(o for s in systems(system).values() for o in options(s))),
@@ -85,24 +89,31 @@ def systems(built: Any) -> dict[str, Any]:
 
 def options(system: Any) -> list[str]:
     """What its sampler can be told in words: `start` is a tensor."""
-    return [] if system.prior is None else [name for name in options_of(system.prior) if name != "start"]
+    prior = getattr(system, "prior", None)
+    return [] if prior is None else [name for name in options_of(prior) if name != "start"]
 
 
 def parts(built: Any) -> dict[str, int]:
-    """{"codec", "prior", "conditioner"}: parameters, 0 where a part is absent; what systems share counts once."""
-    found = {}
-    for part in ("codec", "prior", "conditioner"):
-        modules = [getattr(system, part, None) for system in systems(built).values()]
-        found[part] = numel(nn.ModuleList([module for module in modules if module is not None]))
-    return found
+    """{"codec", "prior", "conditioner"}: parameters, 0 where a part is absent; and those of a "network" where there is
+    one. What systems share counts once."""
+    count = lambda part: numel(nn.ModuleList(filter(None, (getattr(s, part, None) for s in systems(built).values()))))
+    found = {part: count(part) for part in ("codec", "prior", "conditioner")}
+    return found | ({"network": count("network")} if count("network") else {})
 
 
 def compute(built: Any) -> dict[str, int | None]:
-    """FLOPs of "encode", "decode" and "prior" for one picture; None where torch cannot count on shapes alone."""
+    """FLOPs of "encode", "decode" and "prior", or of the "network", for one picture or text; None where torch cannot
+    count on shapes alone."""
     found: dict[str, int | None] = {}
     for name, system in systems(built).items():
         before = f"{name}." if name else ""
+        if not isinstance(system, System):
+            found[before + "network"] = flops(system.network, torch.zeros(1, *system.data.shape, device=system.device))
+            continue
         z = latent(system)
+        if system.entries != ("image",):  # to read a text costs nothing that is worth counting
+            found[before + "prior"] = flops(prior_loss, system, z) if system.prior is not None else 0
+            continue
         found[before + "encode"] = flops(system.codec.encode, torch.zeros(1, *system.codec.data.shape, device=z.device))
         found[before + "decode"] = flops(system.codec.decode, z)
         if system.prior is not None:
@@ -154,12 +165,15 @@ def activations(built: Any, stage: str) -> int | None:
 
     try:
         with saved_tensors_hooks(keep, lambda tensor: tensor):
-            if part == "codec":
+            if not isinstance(system, System):
+                x = torch.zeros(1, *system.data.shape, device=system.device)
+                system.loss({"image": x, "label": torch.zeros(1, dtype=torch.int64, device=system.device)})
+            elif part == "codec":
                 device = device_of(system)
                 x = torch.zeros(1, *system.codec.data.shape, device=device)
                 system.codec.loss({"image": x}, 0, Noise.ambient(1, device), 0.5)
             else:
                 prior_loss(system, latent(system))
-    except (RuntimeError, NotImplementedError):
+    except (RuntimeError, NotImplementedError, UsageError):
         return None
     return sum(seen.values())

@@ -9,8 +9,10 @@ from typing import Any
 from jsonargparse import Namespace
 
 from sfumato.cli.console import note, progress, say_json, table
+from sfumato.cli.drawn import tell_drawn, write_drawn
 from sfumato.cli.parser import Parser, Verb, Words
 from sfumato.cli.runs import (
+    able,
     conditions,
     default_steps,
     one_file,
@@ -126,7 +128,9 @@ def _sample_options(parser: Parser, words: Words) -> None:
     _condition(parser)
     parser.add_argument("-n", "--number", type=int | None, default=None, help="how many in all; one a condition, or 8")
     _sampler(parser)
-    parser.add_argument("--out", type=str, default="samples.png", help="a folder, or one grid, .png or .jpg")
+    parser.add_argument(
+        "--out", type=str | None, default=None, help="a folder, or one grid, .png or .jpg; of texts a file, .txt"
+    )
     parser.add_seed()
     parser.add_device()
     parser.add_json()
@@ -137,6 +141,7 @@ def sample(args: Namespace) -> None:
     n = args.number if args.number is not None else asked or SAMPLES
     _positive(number=n, steps=args.steps, batch=args.batch)
     system = open_run(args.run, args.device)
+    able(system, args.run, "draws")
     given, prompts = conditions(system, args.run, args.text, args.label, n)
     seeds = list(range(args.seed, args.seed + n))
     with progress("Drawing") as watch:
@@ -144,11 +149,12 @@ def sample(args: Namespace) -> None:
             n, given or None, guidance=args.guidance, seeds=seeds, batch=args.batch, watch=watch, **_options(args)
         )
     facts = _drawn_facts(args, system, seeds, prompts)
-    written = write_pictures(images, args.out, [str(seed) for seed in seeds], facts, prompts)
+    names = [str(seed) for seed in seeds]
+    written = write_drawn(images, system.entries, args.out, names, facts, prompts)
     if args.json:
         say_json({"run": args.run, "written": written, "images": facts})
     else:
-        tell_written(written, args.out)
+        tell_drawn(images, system.entries, written)
 
 
 # ---- reconstruct ----

@@ -12,6 +12,8 @@ from sfumato.cli.console import note
 from sfumato.core.classes import class_number
 from sfumato.core.errors import DataError, UsageError
 
+MOST_MAKERS = 8  # recipes that an error names
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")  # that are taken out of a folder
 GRIDS = (".png", ".jpg", ".jpeg")  # what --out may end in for one file
 OTHER = (".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".pdf", ".svg", ".mp4", ".npz", ".safetensors")
 
@@ -39,6 +41,35 @@ def open_run(run: str, device: str | None = None) -> Any:
     return load(run).to(best_device(device))
 
 
+def able(system: Any, run: str, ability: str) -> None:
+    """UsageError where a run cannot do what a verb asks for, with what can."""
+    from sfumato.cli.index import index
+    from sfumato.systems.abilities import ABILITIES, abilities, in_words
+
+    found = abilities(system)
+    if ability in found:
+        return
+    name = getattr(system, "recipe", {}).get("name", "this")
+    makers = [row["name"] for row in index()["recipes"] if ability in row["can"]]
+    more = ", …" if len(makers) > MOST_MAKERS else ""
+    advice = f"Recipes that can: {', '.join(makers[:MOST_MAKERS])}{more}." if makers else "No recipe can yet."
+    raise UsageError(f"{run} is a {name}: it can {in_words(found)}, but not {ABILITIES[ability][1]}. {advice}")
+
+
+def pictures_in(paths: Sequence[str]) -> list[str]:
+    """The files, with the pictures of a folder, in order, in the place of the folder."""
+    found: list[str] = []
+    for path in paths:
+        if not Path(path).is_dir():
+            found.append(path)
+            continue
+        inside = [p for p in sorted(Path(path).rglob("*")) if p.is_file() and p.suffix.lower() in PICTURES]
+        if not inside:
+            raise DataError(f"There is no picture in {path}.")
+        found += map(str, inside)
+    return found
+
+
 def record(run: str, name: str) -> dict[str, Any]:
     """RUN/data.json, RUN/scores.json; {} where there is none."""
     path = Path(run) / name
@@ -50,7 +81,9 @@ def record(run: str, name: str) -> dict[str, Any]:
 
 
 def image_space(system: Any) -> tuple[int, int, int]:
-    """(C, H, W) of the pictures that it reads or draws."""
+    """(C, H, W) of the pictures that it reads or draws; UsageError where it reads none."""
+    if "image" not in system.entries:
+        raise UsageError("This run reads and draws texts, so there is no picture that it could take or make.")
     return system.data.shape
 
 

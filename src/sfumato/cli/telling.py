@@ -15,6 +15,7 @@ from sfumato.cli.runs import open_run, record
 from sfumato.core.errors import SfumatoError, UnknownName, UsageError, WeightsError
 
 ABOUT_DATA = ("name", "images", "captions", "side", "channels", "fingerprint")
+SET = ("name", "data", "images", "texts", "captions", "side", "fingerprint")  # of data.json, in `info`
 JUDGE_STEPS = 300  # of training the classifier behind the score "accuracy"; half a minute on a CPU
 SHOWN = 20  # skipped files that are named on a terminal; --json names all
 
@@ -89,7 +90,9 @@ def _of_run(run: str) -> dict[str, Any]:
         "run": run,
         **({"classes": names} if names else {}),
         "data_set": {
-            key: data[key] for key in ("name", "data", "images", "captions", "side", "fingerprint") if key in data
+            key: data[key]
+            for key in ("name", "data", "images", "texts", "captions", "side", "fingerprint")
+            if key in data
         },
         "steps": max((line["step"] for line in steps), default=0),
         "loss": next((line["loss"] for line in reversed(steps) if line.get("loss") is not None), None),
@@ -138,9 +141,10 @@ def _schedule(run: str) -> dict[str, str]:
 def _show(facts: dict[str, Any]) -> None:
     say(f"{facts['name']}, size {facts['size']}")
     dials = ", ".join(f"{key}={value}" for key, value in facts["dials"].items() if key != "size")
-    rows = [("dials", dials or "–"), ("pictures", facts["data"]), ("latent space", facts["space"])]
+    what = "texts" if facts["data"].startswith("Tokens") else "pictures"
+    rows = [("dials", dials or "–"), (what, facts["data"]), ("latent space", facts["space"] or "none")]
     own = facts["parameters"]
-    parts = ", ".join(f"{part} {count(own[part])}" for part in ("codec", "prior", "conditioner") if own[part])
+    parts = ", ".join(f"{part} {count(number)}" for part, number in own.items() if part != "total" and number)
     rows.append(("parameters", f"{count(own['total'])} ({parts})" if parts else "0"))
     for name, stage in facts["stages"].items():
         players = ", two players" if stage["players"] > 1 else ""
@@ -160,7 +164,8 @@ def _show(facts: dict[str, Any]) -> None:
     rows.append(("memory", f"{bytes_(memory['weights'])} to sample, {bytes_(memory['training'])} to train{more}"))
     if "run" in facts:
         data = facts["data_set"]
-        rows.append(("data", f"{data.get('name', 'unknown')}, {data.get('images', 0):,} pictures"))
+        held = f"{data['texts']:,} texts" if data.get("texts") else f"{data.get('images', 0):,} pictures"
+        rows.append(("data", f"{data.get('name', 'unknown')}, {held}"))
         loss = "" if facts["loss"] is None else f", last loss {facts['loss']:.4g}"
         rows.append(("trained", f"{facts['steps']:,} steps{loss}"))
         if names := facts.get("classes"):
@@ -197,16 +202,19 @@ def score(args: Namespace) -> None:
     from sfumato.data import open_data
     from sfumato.metrics import METRICS, evaluate
     from sfumato.metrics.record import merged
+    from sfumato.train.fitting import refuse_unfit
 
     names = [name for word in args.metrics or () for name in word.split(",") if name]
     for name in names:
         METRICS[name]  # a wrong name is answered before anything is loaded
     system = open_run(args.run, args.device)
-    channels, side = image_space(system)[0], image_space(system)[-1]
-    source = open_data(args.data, side=side, channels=channels, split=args.split)
+    pictures = "image" in system.entries
+    look: dict[str, Any] = {"side": image_space(system)[-1], "channels": image_space(system)[0]} if pictures else {}
+    source = open_data(args.data, split=args.split, **look)
+    refuse_unfit(args.run, system, source)
     options: dict[str, Any] = {} if args.guidance == 1.0 else {"guidance": args.guidance}
     options |= {} if args.steps is None else {"steps": args.steps}
-    part = lambda split: open_data(args.data, side=side, channels=channels, split=split)
+    part = lambda split: open_data(args.data, split=split, **look)
     judge = _judge(part("train"), system.device, args.seed) if "accuracy" in names else None
     gallery = _all_of(part) if "retrieval" in names else None
     with progress("Scoring") as watch:

@@ -165,7 +165,7 @@ def _conclude(run: Any, scored: int, as_json: bool) -> None:
     for name, value in scores.items():
         note(f"  {name}  {value:.4g}")
     if place is not None:
-        note(f"Open {place}, or draw: sfumato sample {path} -n 16 --out samples.png")
+        note(f"Open {place}, which also says how to go on.")
 
 
 def _score(path: Path, scored: int, device: Any) -> dict[str, float]:
@@ -174,13 +174,21 @@ def _score(path: Path, scored: int, device: Any) -> dict[str, float]:
     from sfumato.metrics import evaluate
     from sfumato.metrics.record import merged
     from sfumato.report.opened import Opened
+    from sfumato.systems.abilities import can
+    from sfumato.train.held import judged_on
+    from sfumato.train.request import read_request
 
-    opened = Opened(path, device)
+    opened, split = Opened(path, device), "train"
+    source = opened.source
+    if (
+        can(opened.system, "classifies") or "image" not in opened.system.entries
+    ):  # what it learned by heart says nothing
+        source, split = judged_on(source, read_request(path / "train.json"))
     with progress("Scoring") as watch:
-        found = evaluate(opened.system, opened.source, n=scored, progress=lambda what, done, total: watch(done, total))
+        found = evaluate(opened.system, source, n=scored, progress=lambda what, done, total: watch(done, total))
     for name, reason in found["protocol"].get("left_out", {}).items():
         note(f"warning: no score {name}: {reason}")
-    write_json(path / "scores.json", merged(opened.record("scores.json"), found, split="train"))
+    write_json(path / "scores.json", merged(opened.record("scores.json"), found, split=split))
     return found["scores"]
 
 

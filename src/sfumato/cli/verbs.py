@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sfumato.cli.classifying import CLASSIFYING
 from sfumato.cli.completion import COMPLETING
 from sfumato.cli.drawing import DRAWING
 from sfumato.cli.growing import GROWING
@@ -14,5 +15,5 @@ from sfumato.cli.training import TRAINING
 
 LIST, INFO, SCORE, REPORT = TELLING
 (DATA,) = SETS
-ROWS = (LIST, INFO, DATA, *TRAINING, *DRAWING, *PAINTING, *GROWING, SCORE, REPORT, *SHARING, *COMPLETING)
+ROWS = (LIST, INFO, DATA, *TRAINING, *DRAWING, *PAINTING, *GROWING, *CLASSIFYING, SCORE, REPORT, *SHARING, *COMPLETING)
 VERBS: dict[str, Verb] = {verb.name: verb for verb in ROWS}

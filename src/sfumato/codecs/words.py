@@ -14,6 +14,8 @@ buffer of fixed size (the tokenizer's JSON, deflated), so that a file of weights
 from __future__ import annotations
 
 import gzip
+import hashlib
+import heapq
 import warnings
 import zlib
 from collections.abc import Iterable, Sequence
@@ -32,6 +34,7 @@ from sfumato.core.space import Tokens
 SPECIAL = ("<pad>", "<begin>", "<end>")
 CLIP_SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 WORD_END = "</w>"  # CLIP's mark on a word's last piece
+MOST = 2**24  # characters that an alphabet is learned from
 REMEMBERED = 2**16  # texts whose tokens are kept
 LONGEST = 24  # bytes of a merged token: in scripts without spaces whole sentences would become one word otherwise
 CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -52,6 +55,19 @@ def _byte_of() -> dict[str, int]:
     printed = [ord(letter) for letter in letters if ord(letter) < 256]
     others = [byte for byte in range(256) if byte not in set(printed)]
     return dict(zip(letters, printed + others))
+
+
+def _some(texts: Iterable[str], most: int = MOST) -> list[str]:
+    """All of the texts, or of too many those with the smallest hashes: whichever order they come in, the same ones."""
+    kept: list[tuple[int, str]] = []  # a heap of (−hash, text)
+    total = 0
+    for text in texts:
+        key = int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+        heapq.heappush(kept, (-key, text))
+        total += len(text)
+        while total > most and len(kept) > 1:
+            total -= len(heapq.heappop(kept)[1])
+    return [text for _, text in kept]
 
 
 class Words(Codec):
@@ -84,7 +100,7 @@ class Words(Codec):
         return normalizers.Sequence(steps)
 
     def fit(self, captions: Iterable[str]) -> None:
-        """Learns the merges, anew."""
+        """Learns the merges, anew; of more than MOST characters, from texts taken by chance, that is, by their hash."""
         tokenizer = Tokenizer(models.BPE())
         tokenizer.normalizer = self._normalizer()
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -95,7 +111,7 @@ class Words(Codec):
             max_token_length=LONGEST,
             show_progress=False,
         )
-        tokenizer.train_from_iterator(sorted(captions), trainer)
+        tokenizer.train_from_iterator(sorted(_some(captions)), trainer)
         self._keep(tokenizer)
 
     def prepare(self, batches: Batches) -> None:

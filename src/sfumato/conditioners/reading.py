@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.core.condition import Condition, choose
-from sfumato.core.contracts import Batches, Codec, Conditioner, Given
+from sfumato.core.contracts import Batch, Batches, Codec, Conditioner, Given
 from sfumato.core.errors import Misfit, UsageError
 from sfumato.core.noise import Noise
 from sfumato.core.space import Grid, Tokens, check
@@ -79,7 +79,10 @@ class Reading(Conditioner):
         return Condition(rows, sequence=sequence, mask=mask.expand(rows, -1))
 
     def prepare(self, batches: Batches) -> None:
-        self.codec.adapt(lambda: ({key: self._entry(value) for key, value in batch.items()} for batch in batches()))
+        def seen(batch: Batch) -> Batch:
+            return {**batch, "image": self._entry(batch["image"])} if "image" in batch else batch
+
+        self.codec.adapt(lambda: map(seen, batches()))
 
     def learns(self) -> list[nn.Parameter]:
         theirs = {id(parameter) for parameter in self.codec.parameters()} if self.frozen else set()

@@ -197,7 +197,7 @@ class Prior(nn.Module, ABC):
 
     Laws: sample(c, noise)[i] depends on row i of c and of noise alone. `sample` takes keyword options of its own
     (steps, temperature, …), all with defaults, beside: null and guidance (p = u + s (c − u), 1 is unguided), and known.
-    A prior that takes `null_known` holds another latent where it computes the unguided u.
+    A prior that takes `null_known` holds that, where something is known, in the rows where it computes the unguided u.
     """
 
     spaces: tuple[type, ...]

@@ -13,6 +13,7 @@ encode; len(), batch(indices), fingerprint.
 from __future__ import annotations
 
 import dataclasses
+import math
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from sfumato.core.errors import UsageError
 from sfumato.core.noise import Noise, derive
 from sfumato.metrics.alignment import Verdict, verdicts
+from sfumato.metrics.classification import Told
 from sfumato.metrics.classifier import Classifier
 from sfumato.metrics.coverage import Coverage, neighbourhoods
 from sfumato.metrics.features import Features, gather
@@ -94,6 +96,23 @@ class Drawn:
     features: Tensor
     labels: Tensor | None  # what the judge sees
     verdicts: list[Verdict]  # on each scene, where scenes are judged
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """log p of texts, and how long they are: the characters that were kept; the tokens, with the end but not the
+    beginning."""
+
+    nats: Tensor
+    characters: Tensor
+    tokens: Tensor
+
+    def bits_by(self, length: Tensor) -> tuple[float, float]:
+        """(bits by the unit of length, over all texts together; its standard error, by the delta method)."""
+        bits, n = -self.nats / math.log(2), len(self.nats)
+        ratio = float(bits.sum() / length.sum())
+        spread = (bits - ratio * length).square().sum() / max(n - 1, 1)
+        return ratio, float((spread / n).sqrt() / length.double().mean())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,6 +251,32 @@ class Evaluation:
             nats = self.system.bits_per_dim(images, given or None, seeds=seeds, **options)
             found.append(nats.double().cpu())
         return torch.cat(found)
+
+    @cached_property
+    def told(self) -> Told:
+        """What the classes of the reference pictures were called, and what they are."""
+        p, labels = [], []
+        for rows in self._reference_chunks("labels"):
+            batch = self.source.batch(rows)
+            if "label" not in batch:
+                raise UsageError("How well labels are told can be seen on a set that has some, and this one has none.")
+            p.append(self.system.classify(eight_bit(batch["image"])))
+            labels.append(batch["label"])
+        return Told(torch.cat(p), torch.cat(labels))
+
+    @cached_property
+    def written(self) -> Written:
+        """Likelihoods of the reference texts, given their own labels."""
+        nats, characters, tokens = [], [], []
+        codec = self.system.codec
+        for rows in self._reference_chunks("likelihood"):
+            texts = self.source.batch(rows)["text"]
+            seeds = [derive(self.seed, "bits", i) for i in rows]
+            nats.append(self.system.log_prob(texts, self.conditions(rows) or None, seeds=seeds).double().cpu())
+            z = self.system.encode(texts)
+            characters += [len(text) for text in codec.decode(z)]
+            tokens.append(codec.mask(z).sum(1).cpu() - 1)  # the beginning is certain
+        return Written(torch.cat(nats), torch.tensor(characters), torch.cat(tokens))
 
     @cached_property
     def tokens(self) -> Tensor:

@@ -22,6 +22,7 @@ from sfumato.core.space import Tokens
 from sfumato.losses import perceptual
 from sfumato.metrics import bits
 from sfumato.metrics.alignment import average
+from sfumato.metrics.classification import BINS, reliability
 from sfumato.metrics.classifier import Classifier
 from sfumato.metrics.evaluation import Evaluation, Progress, Reference, condition_keys
 from sfumato.metrics.features import Features, extractor, gather
@@ -29,8 +30,9 @@ from sfumato.metrics.fidelity import CEILING, eight_bit
 from sfumato.metrics.frechet import Moments, frechet_distance, score_name
 from sfumato.metrics.kernel import kernel_distance
 from sfumato.metrics.retrieval import ranks_in_groups, recall_at
+from sfumato.systems.abilities import can
 
-Needs = Literal["samples", "reconstructions", "likelihood", "codes", "judge", "captions"]
+Needs = Literal["samples", "reconstructions", "likelihood", "codes", "judge", "captions", "labels", "texts"]
 
 
 @dataclass(frozen=True)
@@ -252,9 +254,47 @@ def _scenes(run: Evaluation) -> Scores:
     return {f"scenes-{key}": Score(value, {**protocol, "count": count}) for key, (value, count) in averaged}
 
 
+@_add("top-1", "the part of the set's pictures whose label is called likeliest", "arXiv:1409.0575", "labels", "higher")
+def _top_1(run: Evaluation) -> Scores:
+    right = run.told.right.double()
+    n = len(right)
+    error = float((right.mean() * (1 - right.mean()) / n).sqrt())
+    return {"top-1": Score(float(right.mean()), {"count": n, "standard_error": error})}
+
+
+@_add("calibration", "how far probabilities of labels are from how often they are right", "arXiv:1706.04599", "labels")
+def _calibration(run: Evaluation) -> Scores:
+    return {"calibration": Score(reliability(run.told).error, {"count": len(run.told.p), "bins": BINS, "kind": "ECE"})}
+
+
+def _bits_of_texts(run: Evaluation, unit: str) -> Scores:
+    if run.system.entries != ("text",):
+        raise UsageError(
+            "Bits of characters and tokens are of texts, and this system draws pictures. `bits` is theirs."
+        )
+    value, error = run.written.bits_by(getattr(run.written, unit))
+    protocol = {"kind": run.system.log_prob_kind, "standard_error": error, "count": len(run.written.nats)}
+    protocol |= {unit: int(getattr(run.written, unit).sum()), "texts": "as cleaned and cut by the codec"}
+    return {f"bits-per-{unit.removesuffix('acters').removesuffix('s')}": Score(value, protocol)}
+
+
+@_add("bits-per-char", "bits a character of texts", "arXiv:1308.0850", "texts")
+def _bits_per_char(run: Evaluation) -> Scores:
+    return _bits_of_texts(run, "characters")
+
+
+@_add("bits-per-token", "bits a token of texts, its end among them", "GPT-2", "texts")
+def _bits_per_token(run: Evaluation) -> Scores:
+    return _bits_of_texts(run, "tokens")
+
+
 def applicable(system: Any, source: Any = None) -> list[str]:
     """The metrics that a system is measured by unless others are asked for."""
-    codec, prior = getattr(system, "codec", None), getattr(system, "prior", None)
+    codec, prior, entries = (getattr(system, name, None) for name in ("codec", "prior", "entries"))
+    if can(system, "classifies"):
+        return ["top-1", "calibration"]
+    if entries == ("text",):
+        return ["bits-per-char", "bits-per-token"] if can(system, "scores") else []
     names = ["fd", "kd", "precision", "recall", "density", "coverage"] if prior is not None or codec is None else []
     if codec is not None and getattr(codec, "learned", False):
         names += ["rfd", "psnr", "ssim"]

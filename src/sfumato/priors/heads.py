@@ -76,8 +76,8 @@ def only(logits: Tensor, letters: Tensor | None) -> Tensor:
 
 def nats(logits: Tensor, z: Tensor, letters: Tensor | None = None, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
     """(−log p of each token, which of them count), both (B, N), logits (B, N, K). A letter that may not stand where it
-    stands was put there to be read: it is not asked for, and has 0. `smoothing` spreads that share of the target over
-    all letters that may stand there."""
+    stands was put there to be read, and does not count. `smoothing` spreads that share of the target over all letters
+    that may stand there."""
     if letters is None:
         flat = F.cross_entropy(logits.flatten(0, 1), z.flatten(), reduction="none", label_smoothing=smoothing)
         return flat.view_as(z), torch.ones_like(z, dtype=torch.bool)
@@ -86,7 +86,7 @@ def nats(logits: Tensor, z: Tensor, letters: Tensor | None = None, smoothing: fl
     found = -log_p.masked_fill(~letters, 0).gather(-1, z[..., None])[..., 0]
     if smoothing:
         spread = log_p.masked_fill(~letters, 0).sum(-1) / letters.sum(-1)
-        found = ((1 - smoothing) * found - smoothing * spread).masked_fill(~asked, 0)
+        found = (1 - smoothing) * found - smoothing * spread
     return found, asked
 
 

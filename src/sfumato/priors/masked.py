@@ -233,12 +233,12 @@ class Masked(Prior):
         return value, ~(mask if self.tokens else mask.all(-1))
 
     def _beside(self, z: Tensor, hidden: Tensor, held: Known | None) -> tuple[Tensor, Tensor] | None:
-        """(z, hidden) of the unguided rows; None for the same."""
+        """(z, hidden) of the unguided rows; None for the same. What they hold lies where nothing is hidden."""
         if held is None:
             return None
         value, mask = (to_rows(self.space, part) for part in held)
         shown = mask if self.tokens else mask.all(-1)
-        return torch.where(shown if self.tokens else shown[..., None], value, z), hidden & ~shown
+        return torch.where(shown if self.tokens else shown[..., None], value, z), hidden
 
     def _places(self, order: str, noise: Noise) -> Tensor | None:
         """(B, N): when each position comes; None where the draws decide."""

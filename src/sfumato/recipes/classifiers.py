@@ -7,13 +7,12 @@ from typing import Literal
 from sfumato.core.errors import UsageError
 from sfumato.nn.rows.encoders import PatchNet, Pooled
 from sfumato.recipes.frame import PICTURES, Frame
-from sfumato.recipes.sizes import VIT, VIT_PUBLISHED, planner
+from sfumato.recipes.sizes import ACROSS, VIT, VIT_PUBLISHED, planner
 from sfumato.recipes.table import add
 from sfumato.systems.classifier import Classifier
 from sfumato.systems.views import Views
 
-ACROSS = 8  # patches a side, where none is asked for below the published sizes
-LEAST = 0.5  # of a crop's area; the papers' 0.08 shows too little of what fills its picture, a digit or an emoji
+LEAST = 0.6  # of a crop's area; the papers' 0.08 shows too little of what fills its picture, a digit or an emoji
 Augment = Literal["crop", "crop+flip", "none"]
 
 
@@ -31,7 +30,7 @@ def vit(
     """
     frame, published = frame.published(), frame.size == "paper" or trunk != "own"
     data = frame.grid(paper=224)
-    patch = (16 if published else max(data.height // ACROSS, 1)) if patch is None else patch
+    patch = (16 if published else max(data.height // ACROSS[frame.size], 1)) if patch is None else patch
     if data.height % patch:
         raise UsageError(f"A side of {data.height} is no multiple of {patch}. Try --patch or --side.")
     dims, dropout = VIT_PUBLISHED.get(trunk, VIT[frame.size]), 0.1 if frame.size == "paper" else 0.0

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from sfumato.codecs.pixels import Mode, Pixels
+from sfumato.codecs.words import Words
 from sfumato.core.contracts import Codec
 from sfumato.core.errors import UsageError
 from sfumato.core.space import Grid, Tokens
@@ -29,17 +30,19 @@ from sfumato.recipes.priors import (
     autoregressive,
     prior_over,
 )
-from sfumato.recipes.sizes import Size, planner
+from sfumato.recipes.sizes import WORDS, Size, planner
 from sfumato.recipes.table import RECIPES, Recipe, add, build
 from sfumato.systems import System
 
 LEARNED = ("ae", "dae", "vae", "vqvae", "dvae", "fsq", "vqgan", "vq-reg")
 PIXELS: dict[str, Mode] = {"pixels": "raw", "values": "values", "dequantised": "dequantised", "tokens": "tokens"}
+TEXTS = "words"  # the codec that reads texts
 READINGS = {  # of pixels, as `sfumato list codecs` tells them
     "pixels": "pixels as numbers in [−1, 1]",
     "values": "pixels as 8-bit values on a grid, of which some priors say probabilities",
     "dequantised": "pixels with a little noise, so that 8-bit values have a density",
     "tokens": "each channel of each pixel as one of 256 tokens, in a row",
+    "words": "texts as tokens, pieces of words that are learned from the texts",
 }
 
 # How a codec serves a second stage when only its name is given: 32 × 32 pixels become 8 × 8 positions, except where a
@@ -162,12 +165,27 @@ def latent_gan(frame: Frame, codec: str = "dae", augment: bool = False) -> Syste
     return over("gan", codec, frame, made=partial(adversarial, augment=augment))
 
 
+def words(frame: Frame, context: int | None = None) -> Words:
+    """Texts as tokens, at most `context` of them, whose alphabet is learned from the texts."""
+    vocab, length = WORDS[frame.size]
+    return Words(vocab, length if context is None else context)
+
+
 def composed(name: str) -> Recipe | None:
     """CODEC+PRIOR as a recipe, for the pairs that have no name of their own; None where there is no such codec."""
     codec_name, plus, prior = name.partition("+")
-    if not plus or codec_name not in (*PIXELS, *LEARNED):
+    if not plus or codec_name not in (*PIXELS, *LEARNED, TEXTS):
         return None
     PRIORS[prior]  # raises with the nearest
+    if codec_name == TEXTS:
+
+        def text(frame: Frame, context: int | None = None) -> System:
+            codec = words(frame, context)
+            conditioner, doors = given(frame, attended=PRIORS[prior].attended)
+            return System(codec, prior_over(prior, codec, frame.size, doors), conditioner)
+
+        text.__doc__ = f"Texts, as tokens under the prior {prior!r}."
+        return Recipe(name, text, planner(PRIORS[prior].plan), ("size", "classes"))
 
     def pair(frame: Frame, codec: str = codec_name) -> System:
         return over(prior, codec, frame)

@@ -319,14 +319,16 @@ VIT_PUBLISHED: dict[str, Trunk] = {  # arXiv:2010.11929, table 1; the first two 
 }
 VIT: dict[Size, Trunk] = {
     "xs": Trunk(64, 2, 4),
-    "s": Trunk(128, 5, 4),
+    "s": Trunk(96, 4, 4),
     "m": VIT_PUBLISHED["S"],
     "paper": VIT_PUBLISHED["B"],
 }
 
+ACROSS: dict[Size, int] = {"xs": 4, "s": 4, "m": 8, "paper": 14}  # patches a side
+
 STEPS["classifier"] = {
     "xs": Plan(steps=300, batch=32, rate=2e-3, ema=0.98),
-    "s": Plan(steps=6_000, batch=64, rate=2e-3, betas=(0.9, 0.99), decay=0.05, warmup=0.1, floor=0.0, ema=0.998),
+    "s": Plan(steps=13_000, batch=64, rate=2e-3, betas=(0.9, 0.99), decay=0.05, warmup=0.1, floor=0.0, ema=0.998),
     "m": Plan(steps=100_000, batch=512, rate=1e-3, betas=(0.9, 0.999), decay=0.05, warmup=0.05, floor=0.0, ema=0.9998),
     # table 3: ImageNet alone, 300 epochs of 1,281,167 in batches of 4096, 10,000 steps of warm-up
     "paper": Plan(

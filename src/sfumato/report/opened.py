@@ -20,7 +20,15 @@ log = logging.getLogger("sfumato")
 
 
 KINDS: dict[str, dict[str, Any]] = {  # of what is read of these files, by key
-    "data.json": {"name": str, "images": int, "captions": int, "side": int, "channels": int, "fingerprint": str}
+    "data.json": {
+        "name": str,
+        "images": int,
+        "texts": int,
+        "captions": int,
+        "side": int,
+        "channels": int,
+        "fingerprint": str,
+    }
     | {"labels": dict, "sizes": dict, "modes": dict, "skipped": list, "warnings": list, "training": dict}
     | {"classes": (list, type(None)), "files": dict, "parts": dict},
     "scores.json": {"scores": dict, "protocol": dict, "records": list},

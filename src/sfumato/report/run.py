@@ -20,10 +20,11 @@ from sfumato.core.space import Tokens
 from sfumato.metrics.evaluation import condition_keys
 from sfumato.metrics.table import METRICS
 from sfumato.recipes import RECIPES
-from sfumato.report import page, shown
+from sfumato.report import confusion, page, shown
 from sfumato.report.curves import chart
 from sfumato.report.opened import Opened, events, history
 from sfumato.report.shown import Watch
+from sfumato.systems.abilities import can
 from sfumato.version import VERSION
 
 NAMED = 50  # skipped files that are named
@@ -31,10 +32,12 @@ NAMED = 50  # skipped files that are named
 
 def metric_of(score: str) -> str | None:
     """ "fd-mobilenetv2@10k" → "fd": the line of METRICS that a score's name belongs to."""
+    if score in METRICS:
+        return score
     alias = {"fid": "fd", "rfid": "rfd", "kid": "kd", "r": "retrieval"}
     stem = score.split("-")[0].split("@")[0]
     stem = alias.get(stem, stem)
-    return stem if stem in METRICS else score if score in METRICS else None
+    return stem if stem in METRICS else None
 
 
 def better(score: str) -> str | None:
@@ -58,6 +61,7 @@ def write_report(
         opened.attempt(lambda: shown.learned_from(opened)),
         opened.attempt(lambda: shown.samples(opened, samples, seed, watch)),
         opened.attempt(lambda: shown.reconstructions(opened)),
+        opened.attempt(lambda: confusion.section(opened)),
         opened.attempt(lambda: shown.schedule(opened, seed)),
         opened.attempt(lambda: shown.on_the_way(opened)),
         opened.attempt(lambda: _curves(opened)),
@@ -86,12 +90,13 @@ def _facts(opened: Opened) -> str:
     ]
     with contextlib.suppress(SfumatoError):
         system = opened.system
-        last = getattr(system, "last", system)
-        rows.append(("Latent space", _space(last.codec.space, last.codec.data)))
+        codec = getattr(getattr(system, "last", system), "codec", None)
+        rows += [] if codec is None else [("Latent space", _space(codec.space, codec.data))]
         rows.append(("Parameters", f"{sum(p.numel() for p in system.parameters()):,}"))
     if data:
         size = f", shown at {data['side']} × {data['side']} pixels" if data.get("side") else ""
-        rows.append(("Data", f"{data.get('name', 'unnamed')}: {data.get('images', 0):,} pictures{size}"))
+        held = f"{data['texts']:,} texts" if data.get("texts") else f"{data.get('images', 0):,} pictures{size}"
+        rows.append(("Data", f"{data.get('name', 'unnamed')}: {held}"))
     rows += _asked_for(opened)
     rows.append(("Trained", f"{max((line['step'] for line in steps), default=0):,} steps" + _in_stages(stages)))
     versions = recipe.get("versions", {})
@@ -118,8 +123,10 @@ def _in_stages(stages: list[str]) -> str:
 
 
 def _space(space: Any, data: Any) -> str:
-    if space == data:
+    if space == data and not isinstance(space, Tokens):
         return f"the picture itself, {' × '.join(map(str, space.shape))}"
+    if isinstance(space, Tokens) and space == data:
+        return f"texts of {space.length} tokens at most, each one of {space.vocab}"
     if isinstance(space, Tokens):
         where = f", laid out {space.layout[0]} × {space.layout[1]}" if space.layout else ""
         return f"{space.length} tokens, each one of {space.vocab}{where}"
@@ -210,8 +217,11 @@ def _next(opened: Opened) -> str:
     with contextlib.suppress(SfumatoError):
         keys = condition_keys(opened.system)
         asked = ' --text "…" --guidance 3' if "text" in keys else " --label 0 --guidance 3" if "label" in keys else ""
-        if getattr(opened.system, "prior", True) is not None:
-            lines.insert(0, f"sfumato sample {run} -n 16{asked} --out samples.png")
-        else:
-            lines.insert(0, f"sfumato reconstruct {run} picture.png --out reconstruction.png")
+        ending = "png" if "image" in opened.system.entries else "txt"
+        said = {
+            "draws": f"sample {run} -n 16{asked} --out samples.{ending}",
+            "classifies": f"classify {run} picture.png --out classified.csv",
+            "reconstructs": f"reconstruct {run} picture.png --out reconstruction.png",
+        }
+        lines.insert(0, next(f"sfumato {words}" for ability, words in said.items() if can(opened.system, ability)))
     return page.section("How to go on", page.code("\n".join(lines)))

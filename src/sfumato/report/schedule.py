@@ -167,11 +167,11 @@ def draw(system: Any, image: Tensor | None, seed: int = 0) -> tuple[Image.Image,
     schedule = schedule_of(system)
     if schedule is None:
         return None
-    _refuse_without_matplotlib()
+    refuse_without_matplotlib()
     return figure(schedule, strips(system, image, seed)), summary(schedule)
 
 
-def _refuse_without_matplotlib() -> None:
+def refuse_without_matplotlib() -> None:
     if importlib.util.find_spec("matplotlib") is None:
         raise UsageError("The figure of when components appear is drawn by matplotlib: pip install 'sfumato[plots]'.")
 

@@ -19,6 +19,7 @@ from sfumato.report.neighbours import nearest
 from sfumato.report.opened import Opened
 from sfumato.report.pictures import picture
 from sfumato.report.schedule import draw_run
+from sfumato.systems.abilities import can
 
 Watch = Callable[[int, int], None]
 GUIDED = 1.5  # samples with a condition are drawn so; what people do, and it is said beside them
@@ -33,6 +34,11 @@ def learned_from(opened: Opened) -> str:
     source = opened.source
     rows = [i * len(source) // min(THUMBNAILS, len(source)) for i in range(min(THUMBNAILS, len(source)))]
     batch = source.batch(rows)
+    if "image" not in batch:
+        told = page.paragraph(f"{len(rows)} of {len(source):,}, evenly spread over the set.")
+        return page.section(
+            "The texts it learned from", told, page.table([(f"{row}", t) for row, t in zip(rows, batch["text"])])
+        )
     names = source.labels or []
     words = batch.get("text") or [
         names[i] for i in batch.get("label", torch.zeros(0)).long().tolist() if i < len(names)
@@ -67,7 +73,7 @@ def _asked(opened: Opened, n: int) -> tuple[dict[str, Any], list[str]]:
 
 def samples(opened: Opened, n: int, seed: int, watch: Watch | None) -> str:
     system = opened.system
-    if n < 1 or (hasattr(system, "prior") and system.prior is None):
+    if n < 1 or not can(system, "draws"):
         return ""
     try:
         given, words = _asked(opened, n)
@@ -75,7 +81,11 @@ def samples(opened: Opened, n: int, seed: int, watch: Watch | None) -> str:
         opened.problems.append(str(error))
         given, words = {}, [""] * n
     guidance = GUIDED if given else 1.0
-    images = system.sample(n, given or None, guidance=guidance, seeds=range(seed, seed + n), watch=watch).float().cpu()
+    drawn = system.sample(n, given or None, guidance=guidance, seeds=range(seed, seed + n), watch=watch)
+    if system.entries == ("text",):
+        return _written(drawn, words, bool(given), guidance, seed)
+    images = next(part for part in drawn if isinstance(part, Tensor)) if isinstance(drawn, tuple) else drawn
+    images = images.float().cpu()
     figures = [
         page.figure([picture(image)], f"{word}" if word else f"seed {seed + i}", word or f"sample of seed {seed + i}")
         for i, (image, word) in enumerate(zip(images, words))
@@ -92,6 +102,19 @@ def samples(opened: Opened, n: int, seed: int, watch: Watch | None) -> str:
         "the same seed gives the same picture again."
     )
     return page.section("Samples", told, page.sheet(figures)) + opened.attempt(lambda: _copies(opened, images))
+
+
+def _written(texts: list[str], words: list[str], asked: bool, guidance: float, seed: int) -> str:
+    """Drawn texts, each beside what was asked for."""
+    rows = [
+        (word if asked else f"seed {seed + i}", text or "(nothing)") for i, (text, word) in enumerate(zip(texts, words))
+    ]
+    how = f"Each was asked for by what stands beside it, with guidance {guidance:g}. " if asked else ""
+    told = page.paragraph(
+        f"{len(texts)} texts that the model drew, none of them chosen by hand. {how}The seeds are {seed} to "
+        f"{seed + len(texts) - 1}; the same seed gives the same text again."
+    )
+    return page.section("Samples", told, page.table(rows))
 
 
 def _copies(opened: Opened, images: Tensor) -> str:
@@ -116,7 +139,7 @@ def _copies(opened: Opened, images: Tensor) -> str:
 
 def reconstructions(opened: Opened) -> str:
     system = opened.system
-    if not getattr(getattr(system, "codec", None), "learned", False):
+    if not getattr(getattr(system, "codec", None), "learned", False) or system.entries != ("image",):
         return ""
     source = opened.source
     rows = [i * len(source) // min(REBUILT, len(source)) for i in range(min(REBUILT, len(source)))]

@@ -24,6 +24,22 @@ def class_names_of(system: Any, source: Set) -> list[str]:
     return list(source.labels or ()) if "label" in system.learns else []
 
 
+def refuse_unfit(recipe: str, system: Any, source: Set) -> None:
+    """DataError where a recipe of pictures is handed texts, or one of texts pictures, with what would fit."""
+    if "image" in system.entries and "image" not in source.entries:
+        raise DataError(
+            f"{recipe} learns from pictures, and {source.name} is a set of texts. Take words+autoregressive or "
+            "words+masked for it, or a set of pictures for this recipe."
+        )
+    if "image" not in system.entries and "image" in source.entries:
+        said = (
+            f"Its captions are one: write {source.origin}{'+' if ':' in str(source.origin) else ':'}captions."
+            if source.has_text
+            else "It has no captions either."
+        )
+        raise DataError(f"{recipe} learns from texts, and {source.name} is a set of pictures. {said}")
+
+
 def check_heard(recipe: str, system: Any, source: Set, request: Request) -> None:
     """DataError where the system will listen to what the set does not say; before anything is trained."""
     keys, labels = system.learns, source.labels

@@ -50,7 +50,17 @@ def split(source: Set, request: Request) -> tuple[Set, Set | None, str]:
     return source.subset(rest), source.subset(sorted(out)), f"{count} of {len(source)} pictures, taken by chance"
 
 
-def _own_part(source: Set, request: Request) -> tuple[Set, str] | None:
+def judged_on(source: Set, request: Request) -> tuple[Set, str]:
+    """(what a training was not shown, all of it, and what that is in words): the set's own part, or else what was held
+    out; or else the set itself."""
+    own = _own_part(source, request, most=None) if request.held_out is None else None
+    if own is not None:
+        return own
+    _, held, how = split(source, request)
+    return (source, "the pictures that it learned from") if held is None else (held, how)
+
+
+def _own_part(source: Set, request: Request, most: int | None = MOST) -> tuple[Set, str] | None:
     if source.origin is None:
         return None
     for name in ("valid", "test"):
@@ -67,8 +77,8 @@ def _own_part(source: Set, request: Request) -> tuple[Set, str] | None:
             continue
         if own.labels != source.labels or own.has_text != source.has_text:
             continue  # its labels have other numbers
-        step = max(1, len(own) // MOST)
-        rows = range(0, len(own), step)[:MOST]
+        step = 1 if most is None else max(1, len(own) // most)
+        rows = range(0, len(own), step)[:most]
         return own.subset(rows), f"{len(rows)} pictures of the part {name!r}"
     return None
 
@@ -102,9 +112,13 @@ class Best:
     def __init__(self, loss: float | None = None, step: int = 0, since: int = 0):
         self.loss, self.step, self.since = loss, step, since
 
+    def betters(self, loss: float) -> bool:
+        """Whether this would be the best; NaN never is."""
+        return loss == loss and (self.loss is None or loss < self.loss)
+
     def hears(self, loss: float, step: int) -> bool:
-        """Whether this is the best; NaN never is."""
-        if loss == loss and (self.loss is None or loss < self.loss):
+        """Whether this is the best."""
+        if self.betters(loss):
             self.loss, self.step, self.since = loss, step, 0
             return True
         self.since += 1

@@ -14,7 +14,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +44,17 @@ class Log:
         self._wants_board = board
         self._voice = Silence() if quiet else Bar(stage) if Console(stderr=True).is_terminal else Lines(stage)
 
-    def step(self, step: Step, diagnostics: Mapping[str, float] | None = None, held: float | None = None) -> None:
-        """Hears every step, writes some; `held` is the loss on the held-out part, where it was looked at."""
+    def step(
+        self, step: Step, diagnostics: Callable[[], Mapping[str, float]] | None = None, held: float | None = None
+    ) -> None:
+        """Hears every step, writes some, and asks for diagnostics of those; `held` is the loss on the held-out part,
+        where it was looked at."""
         self.last = step
         self._voice.step(step)
-        if step.skipped or self.due(step) or held is not None:
-            self.write(step, diagnostics or {}, held)
-
-    def due(self, step: Step) -> bool:
-        return step.step % self.every == 0 or step.step in (1, self.steps)
+        due = step.step % self.every == 0 or step.step in (1, self.steps)
+        if due or held is not None or step.skipped:
+            said = diagnostics() if diagnostics is not None and (due or held is not None) else {}
+            self.write(step, said, held)
 
     def write(self, step: Step, diagnostics: Mapping[str, float], held: float | None = None) -> None:
         line: dict[str, Any] = {

@@ -43,7 +43,7 @@ from sfumato.core.registry import nearest
 from sfumato.core.space import Grid
 from sfumato.data import Set, open_data
 from sfumato.train.fit import seeded
-from sfumato.train.fitting import check_heard, class_names_of, further, refuse_giants
+from sfumato.train.fitting import check_heard, class_names_of, further, refuse_giants, refuse_unfit
 from sfumato.train.held import split
 from sfumato.train.log import rewind
 from sfumato.train.opening import opening, say
@@ -146,7 +146,12 @@ def train(
         if accelerator.is_main_process and (run / "train.json").exists():
             raise UsageError(f"{run} holds a run already. Go on by `sfumato resume {run}`, or choose another folder.")
         source = _open_for(request, data)
-        request = replace(request, dials=_answered(recipe, dials, source), side=source.side, channels=source.channels)
+        request = replace(
+            request,
+            dials=_answered(recipe, dials, source),
+            side=source.side or None,  # texts have none
+            channels=source.channels or request.channels,
+        )
         system = _build(request)
         check_heard(recipe, system, source, request)
         system.classes = class_names_of(system, source)
@@ -259,8 +264,11 @@ def _open_for(request: Request, data: str | Path) -> Set:
     look = {"background": request.background, "allow_bad": request.allow_bad}
     space = system.data
     if not isinstance(space, Grid):
-        return open_data(data, side=dials.get("side"), **look)  # type: ignore[arg-type]
+        source = open_data(data, side=dials.get("side"), **look)  # type: ignore[arg-type]
+        refuse_unfit(recipe, system, source)
+        return source
     source = open_data(data, side=space.width, channels=space.channels, **look)  # type: ignore[arg-type]
+    refuse_unfit(recipe, system, source)
     free = "channels" in recipes.RECIPES[recipe].dials and "channels" not in dials
     modes = set(source.report["modes"])
     if free and modes and modes <= GREY:
