@@ -10,7 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.checkpoint import hash_tensors, latest, load_model, load_state, save_model, save_state, write_file
+from sfumato.checkpoint import (
+    hash_tensors,
+    latest,
+    load_model,
+    load_state,
+    save_model,
+    save_state,
+    state_once,
+    write_file,
+)
 from sfumato.core.contracts import Objective
 from sfumato.core.errors import Diverged, SfumatoError, WeightsError
 from sfumato.core.noise import derive
@@ -306,7 +315,7 @@ class Stage:
             save_model(stages.run / "model", stages.system)
             self._grid()
             if all(name in stages.finished for name in stages.system.stages()):
-                weights = {f"weights/{n}": t for n, t in stages.system.state_dict().items()}
+                weights = {f"weights/{n}": t for n, t in state_once(stages.system)[0].items()}
                 record = self._record() | {"stage": None}
                 save_state(stages.run / "checkpoints" / str(stages.offset), weights, record)
         stages.accelerator.wait_for_everyone()
