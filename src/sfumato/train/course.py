@@ -12,6 +12,7 @@ from torch import Tensor
 from sfumato.core.contracts import Batch
 from sfumato.data import Set, once
 from sfumato.train.clock import now
+from sfumato.train.donors import over
 from sfumato.train.request import Request
 from sfumato.train.stop import Stop
 
@@ -32,7 +33,7 @@ class Course:
         self.source, self.stop, self.quiet = source, stop, quiet
         self.accelerator, self.main = accelerator, accelerator.is_main_process
         system.to(self.accelerator.device)
-        self.finished: list[str] = list(request.given or {})
+        self.finished: list[str] = over(system, request.given or {})
         self.offset = 0  # steps of finished stages
         self.stage_step = 0  # steps of the one in progress, as restored
         self.before = 0.0  # seconds that earlier processes spent on this run

@@ -26,6 +26,7 @@ from sfumato.core.contracts import Objective
 from sfumato.core.noise import Noise
 from sfumato.data import Set
 from sfumato.data.told import told
+from sfumato.train.donors import over
 from sfumato.train.request import Request, plan_for
 
 log = logging.getLogger("sfumato")
@@ -36,7 +37,8 @@ REAL_BF16 = "AVX512"  # processors without it compute bf16 by way of fp32: here 
 def opening(request: Request, system: Any, source: Set, accelerator: Accelerator, estimate: bool) -> dict[str, Any]:
     """The facts of a training that is about to begin, for data.json: {"device", "precision", "stages", "seconds",
     "warnings"}; `seconds` is None where it cannot be told."""
-    names = [name for name in system.stages() if name not in (request.given or {})]
+    given = over(system, request.given or {})
+    names = [name for name in system.stages() if name not in given]
     plans = {name: plan_for(request, name) for name in names}
     seconds: float | None = None
     if request.minutes is not None:
