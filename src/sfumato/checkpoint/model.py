@@ -5,6 +5,9 @@ code. Loading compares the file's header with the recipe built on the meta devic
 fills all tensors or none. Names, shapes and dtypes have to be the recipe's own: weights are never converted unasked,
 since int32 or bool in place of float32 would be drawn from as if they had been learned. Where a `dtype` is asked for,
 one floating dtype stands for another.
+
+A tensor that stands under several names (tied weights, a tower that two systems use) is stored once, under the first.
+Files of before have it under all of them, and are read as well.
 """
 
 from __future__ import annotations
@@ -82,7 +85,7 @@ def save_model(folder: str | Path, system: nn.Module, average: Mapping[str, Tens
             f"This {type(system).__name__} was composed by hand, so no recipe can rebuild it. "
             "Build it by sfumato.build, or keep its state_dict yourself."
         )
-    tensors = _state(system)
+    tensors, _ = state_once(system)
     if average:
         named = dict(system.named_parameters(remove_duplicate=False))
         values = {id(named[name]): value for name, value in average.items()}  # tied parameters have several names
@@ -105,7 +108,10 @@ def check_model(folder: str | Path, build: Build | None = None, dtype: torch.dty
         _refuse_unknown(recipe, folder / RECIPE)
     header, metadata = read_header(weights)
     with torch.device("meta"):
-        expected = _state(_built(recipe, folder, build))
+        expected, others = state_once(_built(recipe, folder, build))
+    for name, first in others.items():
+        if name in header and header[name] == header.get(first):  # stored twice
+            del header[name]
     compare(header, expected, weights, recipe["name"], metadata.get("recipe"), dtype)
     if (folder / MANIFEST).exists():  # a model handed on by others may come without one
         verify(folder, (RECIPE, WEIGHTS))
@@ -119,7 +125,8 @@ def load_model(folder: str | Path, build: Build | None = None, dtype: torch.dtyp
     recipe = check_model(folder, build, dtype)
     tensors = read_tensors(folder / WEIGHTS)
     system = _built(recipe, folder, build)
-    system.load_state_dict(tensors, strict=True)
+    _, others = state_once(system)
+    system.load_state_dict(tensors | {name: tensors[first] for name, first in others.items()}, strict=True)
     if hasattr(system, "classes"):
         system.classes = class_names(recipe, folder / RECIPE)  # type: ignore[assignment]
     return system.eval() if dtype is None else system.to(dtype).eval()
@@ -161,12 +168,19 @@ def _recipes_build(name: str, **dials: Any) -> nn.Module:
     return build(name, **dials)
 
 
-def _state(system: nn.Module) -> dict[str, Tensor]:
-    state = system.state_dict()
-    for name, value in state.items():
+def state_once(system: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(every tensor of the state by its first name, {any other name of one: its first})."""
+    first: dict[int, str] = {}
+    state, others = {}, {}
+    for name, value in system.state_dict(keep_vars=True).items():
         if not isinstance(value, Tensor):
             raise TypeError(f"{name!r} of the state is a {type(value).__name__}; only tensors can be stored.")
-    return state
+        if id(value) in first:
+            others[name] = first[id(value)]
+        else:
+            first[id(value)] = name
+            state[name] = value.detach()
+    return state, others
 
 
 def _model_folder(folder: Path) -> Path:

@@ -1,6 +1,6 @@
 """What a system is made of, counted on the meta device, where tensors have shapes and no memory.
 
-parameters   of codec, prior and conditioner; a cascade's are its systems' sums
+parameters   of codec, prior and conditioner; a cascade's are its systems' sums, of what they share once
 compute      multiply-adds × 2 of one picture through the encoder, the decoder and the prior's network, as torch counts
              matrix products, convolutions and attention; a sampler calls the prior once or more for each of its steps
 memory       sampling: the weights, 4 bytes a parameter. Training: weights, gradient, two Adam moments and the average,
@@ -38,7 +38,7 @@ def describe(name: str, dials: dict[str, Any]) -> dict[str, Any]:
     with torch.device("meta"):
         system: Any = build(name, **dials)
     last, read = getattr(system, "last", system), system.recipe["dials"]
-    codec, prior = getattr(last, "codec", None), getattr(last, "prior", None)
+    codec = getattr(last, "codec", None)
     size = read.get("size", "s")
     stages = {}
     for stage, objective in system.stages().items():
@@ -66,7 +66,7 @@ def describe(name: str, dials: dict[str, Any]) -> dict[str, Any]:
         "can": list(abilities(system)),
         "parameters": {"total": total, **parts(system)},
         "stages": stages,
-        "options": [] if prior is None else [o for o in options_of(prior) if o != "start"],  # a tensor
+        "options": list(dict.fromkeys(o for s in systems(system).values() for o in options(s))),
         "systems": {n: {"parameters": {"total": numel(s), **parts(s)}} for n, s in systems(system).items() if n},
         "compute": {"unit": "FLOP for one picture", **cost},
         "memory": {
@@ -87,10 +87,16 @@ def systems(built: Any) -> dict[str, Any]:
     return dict(built.named()) if hasattr(built, "named") else {"": built}
 
 
+def options(system: Any) -> list[str]:
+    """What its sampler can be told in words: `start` is a tensor."""
+    prior = getattr(system, "prior", None)
+    return [] if prior is None else [name for name in options_of(prior) if name != "start"]
+
+
 def parts(built: Any) -> dict[str, int]:
     """{"codec", "prior", "conditioner"}: parameters, 0 where a part is absent; and those of a "network" where there is
-    one."""
-    count = lambda part: sum(numel(getattr(system, part, None)) for system in systems(built).values())
+    one. What systems share counts once."""
+    count = lambda part: numel(nn.ModuleList(filter(None, (getattr(s, part, None) for s in systems(built).values()))))
     found = {part: count(part) for part in ("codec", "prior", "conditioner")}
     return found | ({"network": count("network")} if count("network") else {})
 

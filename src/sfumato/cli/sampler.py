@@ -66,7 +66,8 @@ def add_sampler(parser: Parser) -> None:
         action="extend",
         default=None,
         metavar="NAME=VALUE",
-        help="any other that the prior has (see sfumato info): rescale=0.7 interval=[0.2,0.8]",
+        help="any other that the prior has (see sfumato info): rescale=0.7 interval=[0.2,0.8]; in a cascade one "
+        "system's alone by large.steps=27",
     )
     parser.add_argument("--batch", type=int, default=8, help="pictures at once; part of what a seed means")
 

@@ -36,7 +36,7 @@ def _train_options(parser: Parser, words: Words) -> None:
         action="extend",
         default=None,
         metavar="STAGE=RUN",
-        help="takes a stage over",
+        help="takes a stage or a part over, as codec=runs/vae or small.prior=runs/ddpm",
     )
     parser.add_argument("--precision", type=Literal["fp32", "bf16"], default="fp32", help="of the arithmetic")
     parser.add_argument("--device", type=str | None, default=None, help="cpu, cuda or mps; the best if not given")

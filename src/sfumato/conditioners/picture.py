@@ -27,6 +27,7 @@ class Picture(Conditioner):
     """given["picture"] (B, C, ·, ·) → grid (B, C or C + 1, H, W). No parameters."""
 
     keys = ("picture",)
+    made = {"picture": "image"}
 
     empty: Tensor
 

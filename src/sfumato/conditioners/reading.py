@@ -5,6 +5,9 @@
 The sequence stands before what a causal net draws, or is attended by any other. The null condition is one learned
 vector in place of them all, and is learned by dropping with probability `drop`.
 
+By a `key` it hears what an earlier system of a cascade drew: y, which the codec encodes anew, or z where the tokens
+themselves are drawn. A batch of training has y alone.
+
 Sources: both directions, the source in full attention, Zhang et al. 2021, arXiv:2112.15283; stable tokens before a
 picture's own, Zhu et al. 2024, arXiv:2410.12490.
 """
@@ -16,28 +19,43 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sfumato.core.condition import Condition, choose
-from sfumato.core.contracts import Batches, Codec, Conditioner, Given
+from sfumato.core.contracts import Batch, Batches, Codec, Conditioner, Given
 from sfumato.core.errors import Misfit, UsageError
 from sfumato.core.noise import Noise
-from sfumato.core.space import Tokens
+from sfumato.core.space import Grid, Tokens, check
 
 
 class Reading(Conditioner):
-    """given[what the codec reads] → sequence (B, N, width) with mask.
+    """given[what the codec reads], or given[key], → sequence (B, N, width) with mask.
 
-    `embed` (B, N) → (B, N, width) may be a net's own, shared; by default it is one of ours. `frozen`: the codec is not
-    trained from here, nor put into training mode; tokens carry no gradient in either case.
+    Pictures of another size than the codec's are brought to it, by area. `embed` (B, N) → (B, N, width) may be a net's
+    own, shared; by default it is one of ours. `frozen`: the codec is not trained from here, nor put into training mode;
+    tokens carry no gradient in either case.
     """
 
     def __init__(
-        self, codec: Codec, width: int, embed: nn.Module | None = None, *, drop: float = 0.1, frozen: bool = True
+        self,
+        codec: Codec,
+        width: int,
+        embed: nn.Module | None = None,
+        *,
+        key: str | None = None,
+        drop: float = 0.1,
+        frozen: bool = True,
     ):
         super().__init__()
         if not isinstance(codec.space, Tokens):
             raise Misfit(f"A reading is of tokens, and {type(codec).__name__} yields {codec.space}.")
         self.keys = (codec.reads,) if isinstance(codec.reads, str) else tuple(codec.reads)
+        if key is not None:
+            if len(self.keys) > 1:
+                raise Misfit(
+                    f"{type(codec).__name__} reads {' and '.join(self.keys)}, and a key is a name for one thing."
+                )
+            self.keys, self.made = (key,), {key: self.keys[0]}
         self.codec, self.drop, self.frozen = codec, drop, frozen
         self.embed = nn.Embedding(codec.space.vocab, width) if embed is None else embed
         self.places = nn.Parameter(0.02 * torch.randn(codec.space.length, width))
@@ -61,7 +79,10 @@ class Reading(Conditioner):
         return Condition(rows, sequence=sequence, mask=mask.expand(rows, -1))
 
     def prepare(self, batches: Batches) -> None:
-        self.codec.adapt(batches)
+        def seen(batch: Batch) -> Batch:
+            return {**batch, "image": self._entry(batch["image"])} if "image" in batch else batch
+
+        self.codec.adapt(lambda: map(seen, batches()))
 
     def learns(self) -> list[nn.Parameter]:
         theirs = {id(parameter) for parameter in self.codec.parameters()} if self.frozen else set()
@@ -74,15 +95,26 @@ class Reading(Conditioner):
         return self
 
     def _tokens(self, given: Given) -> Tensor:
-        missing = next((key for key in self.keys if given.get(key) is None), None)
+        said = {key: _first(given, key, self.made.get(key, key)) for key in self.keys}
+        missing = next((key for key, value in said.items() if value is None), None)
         if missing is not None:
             raise UsageError(f"This condition is read from {' and '.join(self.keys)}, and no {missing!r} is given.")
-        device = self.nothing.device
-        said = {key: _entry(given[key], device) for key in self.keys}
+        only = said[self.keys[0]]
+        if self.made and isinstance(only, Tensor) and not only.is_floating_point():
+            return check(self.codec.space, only.to(self.nothing.device))
+        x = {self.made.get(key, key): self._entry(value) for key, value in said.items()}
         with torch.no_grad() if self.frozen else contextlib.nullcontext():
-            return self.codec.encode(self.codec.take(said)).to(device)
+            return self.codec.encode(self.codec.take(x)).to(self.nothing.device)
+
+    def _entry(self, value: Any) -> Any:
+        """Pictures where the net is, in the codec's size; a text that is not there is empty."""
+        if not isinstance(value, Tensor):
+            return ["" if one is None else one for one in value]
+        value, data = value.to(self.nothing.device), self.codec.data
+        if not isinstance(data, Grid) or value.ndim != 4 or value.shape[-2:] == data.shape[-2:]:
+            return value
+        return F.interpolate(value, data.shape[-2:], mode="area")
 
 
-def _entry(value: Any, device: torch.device) -> Any:
-    """Pictures where the net is; a text that is not there is empty."""
-    return value.to(device) if isinstance(value, Tensor) else ["" if one is None else one for one in value]
+def _first(given: Given, *names: str) -> Any:
+    return next((given[name] for name in names if given.get(name) is not None), None)

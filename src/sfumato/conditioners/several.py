@@ -25,11 +25,12 @@ class Several(Conditioner):
         self.parts = torch.nn.ModuleList(parts)
         self.drop = drop
         self.keys = tuple(key for part in parts for key in part.keys)
+        self.made = {key: entry for part in parts for key, entry in part.made.items()}
 
     def forward(self, given: Given, noise: Noise | None = None) -> Condition:
-        rows = next(len(given[key]) for key in (*self.keys, "image") if given.get(key) is not None)
+        rows = next(len(value) for value in given.values() if value is not None)
         parts = self._all()
-        condition = _join([part(given) if _heard(part, given) else part.null(rows) for part in parts])
+        condition = _join([part(given) if part.hears(given) else part.null(rows) for part in parts])
         if noise is None:
             return condition
         return choose(noise.uniform() >= self.drop, condition, self.null(condition.rows))
@@ -46,11 +47,6 @@ class Several(Conditioner):
 
     def _all(self) -> list[Conditioner]:
         return list(self.parts)  # type: ignore[arg-type]  # a ModuleList has forgotten the kind of its modules
-
-
-def _heard(part: Conditioner, given: Given) -> bool:
-    """A picture is given by itself, or spoiled from the image in training."""
-    return any(given.get(key) is not None for key in part.keys) or ("picture" in part.keys and "image" in given)
 
 
 def _join(conditions: list[Condition]) -> Condition:

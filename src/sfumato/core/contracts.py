@@ -250,10 +250,19 @@ class Prior(nn.Module, ABC):
 
 class Conditioner(nn.Module, ABC):
     """y → Condition. `keys` names what it reads from `given`; `drop` is the probability with which `forward` replaces a
-    row by the null condition when it is handed noise (as training does and sampling does not)."""
+    row by the null condition when it is handed noise (as training does and sampling does not).
+
+    A key that `made` has need not be in a batch: where it is absent, the conditioner makes it of the entry that `made`
+    says (a lower resolution, an embedding, the tokens of the image). So a cascade's systems, each given what an earlier
+    one drew, learn from the data alone."""
 
     keys: tuple[str, ...]
+    made: Mapping[str, str] = {}  # key → entry of a batch
     drop: float = 0.1
+
+    def hears(self, given: Given) -> bool:
+        """Whether anything that it reads is there, or can be made."""
+        return any(given.get(key) is not None or given.get(self.made.get(key, key)) is not None for key in self.keys)
 
     @abstractmethod
     def forward(self, given: Given, noise: Noise | None = None) -> Condition: ...

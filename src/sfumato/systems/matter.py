@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.core.contracts import Codec
+from sfumato.core.contracts import Codec, Conditioner
 from sfumato.core.errors import Misfit
 from sfumato.core.space import Grid
 from sfumato.systems.inputs import check_images, check_texts, take
@@ -25,6 +25,13 @@ WORDS = {"image": "pictures", "text": "texts"}
 def entries(codec: Codec) -> tuple[str, ...]:
     """The entries that a codec reads, in order."""
     return (codec.reads,) if isinstance(codec.reads, str) else tuple(codec.reads)
+
+
+def wanted(codec: Codec, conditioner: Conditioner | None) -> tuple[str, ...]:
+    """What of a batch a training takes: of a key that the conditioner makes itself, what it makes it of."""
+    made = {} if conditioner is None else conditioner.made
+    keys = () if conditioner is None else conditioner.keys
+    return tuple(dict.fromkeys((*entries(codec), *codec.holds, *(made.get(key, key) for key in keys))))
 
 
 def checked(x: Any, codec: Codec) -> Any:
@@ -81,10 +88,11 @@ def joined(found: Iterable[Any]) -> Any:
 
 
 def shown(x: Any) -> Any:
-    """What a codec decoded, as it is handed out: pictures clamped to [−1, 1]."""
+    """What a codec decoded, as it is handed out: pictures clamped to [−1, 1]; vectors (n, N, D), tokens and texts as
+    they are."""
     if isinstance(x, tuple):
         return tuple(map(shown, x))
-    return x.clamp(-1, 1) if isinstance(x, Tensor) else x
+    return x.clamp(-1, 1) if isinstance(x, Tensor) and x.ndim == 4 and x.is_floating_point() else x
 
 
 def drawn(z: Tensor, codec: Codec, given: Iterable[str]) -> Any:

@@ -65,6 +65,33 @@ def check_options(prior: Prior, options: Mapping[str, Any]) -> None:
         check_range(name, value)
 
 
+def of_each(priors: Mapping[str, Prior | None], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """{system of a cascade: its options, checked}. NAME.option is for the system NAME, guidance too, and stronger than
+    the plain one, which is for all that have it. UsageError for one that nobody has, with the nearest."""
+    found: dict[str, dict[str, Any]] = {name: {} for name in priors}
+    for said in sorted(options, key=lambda said: "." in said):
+        name, dot, option = said.rpartition(".")
+        if dot and name not in priors:
+            raise UsageError(f"No system of the cascade is called {name!r}. {nearest(name, priors)}")
+        takers = [name] if dot else [name for name, prior in priors.items() if prior is not None and _has(prior, said)]
+        if not takers:
+            known = {option for prior in priors.values() if prior is not None for option in options_of(prior)}
+            advice = nearest(said, known) if known else "They take none."
+            raise UsageError(f"No system of the cascade has a sampling option {said!r}. {advice}")
+        for taker in takers:
+            found[taker][option] = options[said]
+    for name, prior in priors.items():
+        if prior is not None:
+            check_options(prior, {option: value for option, value in found[name].items() if option != "guidance"})
+            check_scale(prior, found[name].get("guidance", 1.0))
+    return found
+
+
+def _has(prior: Prior, option: str) -> bool:
+    parameters = inspect.signature(prior.sample).parameters
+    return option in options_of(prior) or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
 def check_scale(prior: Prior, guidance: Any) -> None:
     """Raises UsageError for a guidance that is no finite number, nor, where the prior takes one, a row of them."""
     parameter = inspect.signature(prior.sample, eval_str=True).parameters.get("guidance")

@@ -152,8 +152,8 @@ class System(nn.Module):
 
     @property
     def learns(self) -> tuple[str, ...]:
-        """What of a batch its training takes; a picture that is a condition is made of the picture."""
-        return tuple(dict.fromkeys(key for key in (*self.entries, *self.hears) if key != "picture"))
+        """What of a batch its training takes."""
+        return matter.wanted(self.codec, self.conditioner)
 
     @property
     def lacks(self) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from sfumato.core.contracts import Objective
 from sfumato.core.noise import Noise
 from sfumato.data import Set
 from sfumato.data.told import told
+from sfumato.train.donors import given_stages
 from sfumato.train.held import NONE
 from sfumato.train.request import Request, plan_for
 
@@ -40,7 +41,8 @@ def opening(
 ) -> dict[str, Any]:
     """The facts of a training that is about to begin, for data.json: {"device", "precision", "stages", "seconds",
     "held_out", "warnings"}; `held_out` is what `split` says of it, `seconds` is None where it cannot be told."""
-    names = [name for name in system.stages() if name not in (request.given or {})]
+    given = given_stages(system, request.given or {})
+    names = [name for name in system.stages() if name not in given]
     plans = {name: plan_for(request, name) for name in names}
     seconds: float | None = None
     if request.minutes is not None:

@@ -41,7 +41,7 @@ class Request:
     batch: int | None = None
     seed: int = 0
     precision: str = "fp32"
-    given: dict[str, str] | None = None  # stage → the run that it is taken from
+    given: dict[str, str] | None = None  # a stage or a part → the run that it is taken from
     sample_every: int | None = None
     save_every: int | None = None
     data_at: str | None = None  # `data` as an absolute path, where it is one

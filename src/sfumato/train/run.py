@@ -39,10 +39,10 @@ from sfumato.checkpoint import steps as saved_steps
 from sfumato.checkpoint.hub import missing
 from sfumato.core.errors import UsageError, WeightsError
 from sfumato.core.noise import derive
-from sfumato.core.registry import nearest
 from sfumato.core.space import Grid
 from sfumato.data import Set, open_data
 from sfumato.train.course import Course
+from sfumato.train.donors import taken
 from sfumato.train.fit import seeded
 from sfumato.train.fitting import check_heard, class_names_of, further, refuse_giants, refuse_unfit
 from sfumato.train.held import split
@@ -245,6 +245,8 @@ def _with_codec(
     if not given or "codec" not in given or "codec" in dials or "codec" not in recipes.RECIPES[recipe].dials:
         return dict(dials)
     donor = donated(given["codec"])
+    if getattr(donor, "codec", None) is None:
+        return dict(dials)  # `taken` will say what it has instead
     found = {"codec": recipes.codec_spec(donor.recipe)}
     shape = {"channels": donor.codec.data.channels} | ({"side": donor.codec.data.width} if side is None else {})
     return found | shape | dict(dials)
@@ -306,16 +308,10 @@ def _build(request: Request) -> Any:
 
 
 def _take_given(system: Any, request: Request) -> None:
-    """Fills the stages that other runs give; WeightsError when they do not fit."""
-    stages = system.stages()
-    for name, path in (request.given or {}).items():
-        if name not in stages:
-            raise UsageError(f"{request.recipe} has no stage {name!r}. {nearest(name, stages)}")
-        donor = donated(path)
-        theirs = donor.stages().get(name)
-        if theirs is None:
-            raise UsageError(f"{path} has no stage {name!r} to give. {nearest(name, donor.stages())}")
-        _fill(stages[name], theirs, f"the stage {name!r} of {request.recipe}", str(path))
+    """Fills the parts that other runs give, the larger ones first; WeightsError when they do not fit."""
+    for name, path in sorted((request.given or {}).items(), key=lambda item: item[0].count(".")):
+        mine, theirs = taken(system, name, donated(path), request.recipe, str(path))
+        _fill(mine, theirs, f"{name!r} of {request.recipe}", str(path))
 
 
 def _fill(mine: nn.Module, theirs: nn.Module, what: str, whence: str) -> None:

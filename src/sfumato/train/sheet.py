@@ -112,12 +112,14 @@ def _rebuilt(system: Any, batch: dict[str, Any], device: Any) -> Tensor:
     return tile(torch.cat([images, again.to(images)]), len(images))
 
 
-def _drawn(system: Any, given: dict[str, Any] | None) -> Sheet:
+def _drawn(system: Any, given: dict[str, Any] | None) -> Sheet | None:
     n = len(next(iter(given.values()))) if given else GRID
     drawn = system.sample(n, given, seeds=range(n))
     if isinstance(drawn, tuple):
         drawn = next(part for part in drawn if isinstance(part, Tensor))
-    return tile(drawn) if isinstance(drawn, Tensor) else list(drawn)
+    if not isinstance(drawn, Tensor):
+        return list(drawn)
+    return tile(drawn) if drawn.ndim == 4 else None  # vectors and tokens are nothing to look at
 
 
 def _asked(system: Any, batch: dict[str, Any]) -> dict[str, Any] | None:

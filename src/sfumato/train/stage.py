@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.checkpoint import hash_tensors, latest, load_model, load_state, save_model, save_state
+from sfumato.checkpoint import hash_tensors, latest, load_model, load_state, save_model, save_state, state_once
 from sfumato.core.contracts import Objective
 from sfumato.core.errors import Diverged, SfumatoError, WeightsError
 from sfumato.core.noise import derive
@@ -303,7 +303,7 @@ class Stage:
             save_model(course.run / "model", course.system)
             self.sheets.write(course.offset)
             if all(name in course.finished for name in course.system.stages()):
-                weights = {f"weights/{n}": t for n, t in course.system.state_dict().items()}
+                weights = {f"weights/{n}": t for n, t in state_once(course.system)[0].items()}
                 record = self._record() | {"stage": None}
                 save_state(course.run / "checkpoints" / str(course.offset), weights, record)
         course.accelerator.wait_for_everyone()
