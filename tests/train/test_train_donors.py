@@ -11,7 +11,7 @@ from sfumato.checkpoint import hash_tensors, load_model, save_model
 from sfumato.conditioners import Picture
 from sfumato.core.errors import UsageError, WeightsError
 from sfumato.systems import Cascade, System
-from sfumato.train.donors import over, part_of, parts_of, taken
+from sfumato.train.donors import given_stages, part_of, parts_of, taken
 from sfumato.train.run import train
 
 XS = {"size": "xs", "channels": 1}
