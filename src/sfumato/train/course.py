@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from sfumato.core.contracts import Batch
 from sfumato.data import Set, once
 from sfumato.train.clock import now
-from sfumato.train.donors import given_stages
+from sfumato.train.donors import given_stages, kept
 from sfumato.train.request import Request
 from sfumato.train.stop import Stop
 
@@ -36,7 +36,7 @@ class Course:
         self.source, self.stop, self.quiet = source, stop, quiet
         self.accelerator, self.main = accelerator, accelerator.is_main_process
         system.to(accelerator.device)
-        self.finished: list[str] = given_stages(system, request.given or {})
+        self.finished: list[str] = given_stages(system, kept(system, request))
         self.offset = 0  # steps of finished stages
         self.before = 0.0  # seconds that earlier processes spent on this run
         self.begun = now()

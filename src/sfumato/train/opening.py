@@ -27,7 +27,7 @@ from sfumato.core.contracts import Objective
 from sfumato.core.noise import Noise
 from sfumato.data import Set
 from sfumato.data.told import told
-from sfumato.train.donors import given_stages
+from sfumato.train.donors import given_stages, kept
 from sfumato.train.held import NONE
 from sfumato.train.request import Request, plan_for
 
@@ -41,7 +41,7 @@ def opening(
 ) -> dict[str, Any]:
     """The facts of a training that is about to begin, for data.json: {"device", "precision", "stages", "seconds",
     "held_out", "warnings"}; `held_out` is what `split` says of it, `seconds` is None where it cannot be told."""
-    given = given_stages(system, request.given or {})
+    given = given_stages(system, kept(system, request))
     names = [name for name in system.stages() if name not in given]
     plans = {name: plan_for(request, name) for name in names}
     seconds: float | None = None
@@ -80,6 +80,7 @@ def say(facts: dict[str, Any], source: Set, request: Request) -> None:
         seen = "" if stage["times_each"] is None else f", each {one} {stage['times_each']:g} times"
         steps = "as many steps as its minutes allow" if stage["steps"] is None else f"{stage['steps']:,} steps"
         rows.append((f"stage {name}", f"{steps} of {stage['batch']} {source.noun}{seen}"))
+    rows += [("begins", sentence) for sentence in facts.get("from", ())]
     rows.append(("held-out loss", facts["held_out"] if facts["held_out"] == NONE else f"on {facts['held_out']}"))
     rows.append(("computed", f"on {facts['device']}, in {facts['precision']}"))
     if request.minutes is not None:

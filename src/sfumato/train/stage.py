@@ -64,7 +64,11 @@ class Stage:
     def go(self, restored: tuple[Mapping[str, Tensor], Mapping[str, Any]] | None) -> None:
         """`restored` is the checkpoint (tensors, record) that the stage goes on from."""
         share = self._share()
-        if restored is None and self.course.request.further != self.name:  # what was fitted once is not fitted anew
+        request = self.course.request
+        fitted = request.further == self.name or self.name in (
+            request.begun or ()
+        )  # what was fitted is not fitted anew
+        if restored is None and not fitted:
             with seeded(derive(self.seed, "prepare"), self.course.accelerator.device):
                 self.objective.prepare(self.course.all_once)
         self.data = self._data()
