@@ -42,6 +42,7 @@ class Score:
 
 
 Scores = dict[str, Score]
+FEATURED: tuple[Needs, ...] = ("samples", "reconstructions", "judge", "captions")  # what is looked at in features
 
 
 @dataclass(frozen=True)
@@ -339,8 +340,11 @@ def evaluate(
         raise UsageError(f"A score needs at least 2 pictures, not {n}.")
     if "lpips" in names and lpips is None:
         lpips = perceptual()
-    network = extractor(features) if isinstance(features, str) else features
-    network.to(getattr(system, "device", "cpu"))
+    featured = any(metric.needs in FEATURED for _, metric in chosen)
+    network = None
+    if featured or not isinstance(features, str):
+        network = extractor(features) if isinstance(features, str) else features
+        network.to(getattr(system, "device", "cpu"))
     run = Evaluation(
         system,
         source,
