@@ -107,13 +107,11 @@ def train(
     tune: bool = False,
     **dials: Any,
 ) -> Run:
-    """Trains all stages of a recipe that `from_` does not give. `steps` are for each stage, `minutes` for all together;
-    without either the recipe's plan decides. Dials that the data answer (classes, text) may be left out.
-
-    `held_out` is a part of the set that is not trained on (held.py); `patience` ends a stage after so many looks at it
-    that were none better. `prompts` are captions or classes of the sample grids; `background` and `allow_bad` are those
-    of open_data. `from_` maps parts to runs (donors.py), which with `tune` are where training begins (tuning.py).
-    """
+    """Trains all stages of a recipe that `from_` does not give: a map of parts to runs (donors.py), which with `tune`
+    are where training begins (tuning.py). `steps` are for each stage, `minutes` for all together; without either the
+    recipe's plan decides. Dials that the data answer (classes, text) may be left out. `held_out` is a part of the set
+    that is not trained on (held.py); `patience` ends a stage after so many looks at it that were none better. `prompts`
+    are captions or classes of the sample grids; `background` and `allow_bad` are those of open_data."""
     dials, size, side = inherited(recipe, dials, from_ or {}, size, side)
     request = Request(
         recipe=recipe,
