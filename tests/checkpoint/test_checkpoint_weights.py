@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sfumato.checkpoint import check_model, disk, load_model, load_state, save_model, save_state
-from sfumato.checkpoint.tensors import DTYPES, encode_tensors, read_tensors
+from sfumato.checkpoint.tensors import DTYPES, encode_tensors, hash_tensors, read_tensors
 from sfumato.core.errors import WeightsError
 
 
@@ -52,7 +52,30 @@ def test_a_model_goes_to_disk_and_back_bit_for_bit(tmp_path):
     assert recipe.keys() == {"name", "dials", "schema", "versions"}
 
 
-def test_an_average_is_stored_under_every_name_of_a_tied_weight(tmp_path):
+def test_a_tied_weight_is_stored_once_under_its_first_name(tmp_path):
+    net = Net()
+    save_model(tmp_path / "m", net)
+    assert set(read_tensors(tmp_path / "m" / "weights.safetensors")) == set(net.state_dict()) - {"tied.weight"}
+    loaded = load_model(tmp_path / "m", build)
+    assert loaded.tied.weight is loaded.layers[0].weight
+    assert torch.equal(loaded.tied.weight, net.tied.weight)
+    assert hash_tensors(loaded.state_dict()) == hash_tensors(net.state_dict())
+
+
+def test_a_file_that_has_it_under_both_names_is_read(tmp_path):
+    """As files were written before. Of another shape, it is no second name."""
+    net = Net()
+    save_model(tmp_path / "m", net)
+    path = tmp_path / "m" / "weights.safetensors"
+    (tmp_path / "m" / "manifest.json").unlink()
+    path.write_bytes(b"".join(encode_tensors(net.state_dict())))
+    assert torch.equal(load_model(tmp_path / "m", build).tied.weight, net.tied.weight)
+    path.write_bytes(b"".join(encode_tensors(net.state_dict() | {"tied.weight": torch.zeros(3, 3)})))
+    with pytest.raises(WeightsError, match=r"unexpected tied\.weight"):
+        load_model(tmp_path / "m", build)
+
+
+def test_an_average_reaches_every_name_of_a_tied_weight(tmp_path):
     net = Net()
     save_model(tmp_path / "m", net, {"layers.0.weight": torch.full((4, 4), 7.0)})
     loaded = load_model(tmp_path / "m", build)

@@ -171,3 +171,22 @@ def test_a_cascade_says_why_it_cannot(capsys, tmp_path):
         assert code == 2
         assert "is a cascade" in err
         assert "single system" in err
+
+
+def test_an_option_is_for_one_system_of_a_cascade(capsys, tmp_path):
+    """Other pictures than with the first one's steps for both, and those of the Python face."""
+    import sfumato
+
+    cascade = sfumato.build("cascade", size="xs", side=16, channels=1)
+    cascade.save_pretrained(tmp_path / "model")
+    words = ["sample", tmp_path / "model", "-n", 1, "--option", "small.steps=2", "large.steps=3", "--batch", 1]
+    code, _, err = here(capsys, *words, "--out", tmp_path / "out")
+    assert code == 0, err
+    drawn = cascade.eval().sample(1, batch=1, **{"small.steps": 2, "large.steps": 3})
+    found = torch.tensor(np.asarray(Image.open(tmp_path / "out" / "0.png"))).float() / 127.5 - 1
+    assert (found.reshape(16, 16, -1)[..., 0] - drawn[0, 0]).abs().max() < 1 / 127.5
+    other = cascade.sample(1, batch=1, steps=2)
+    assert not torch.equal(drawn, other)
+    code, _, err = here(capsys, *words[:5], "lage.steps=3", "--out", tmp_path / "no")
+    assert code == 2
+    assert "Did you mean 'large'" in err

@@ -34,7 +34,7 @@ def part_of(thing: Any, name: str) -> nn.Module | None:
     """A stage's objective, else a system, else a part of one; None where nothing is called so."""
     stage: Any = thing.stages().get(name)
     if stage is not None:
-        return stage.objective if isinstance(stage, AtItsOwnSize) else stage
+        return stage.objective if isinstance(stage, AtItsOwnSize) else stage  # type: ignore[return-value]
     system, _, path = name.partition(".") if isinstance(thing, Cascade) else (None, "", name)
     try:
         root = thing if system is None else thing.systems[system]
