@@ -59,19 +59,47 @@ def probes(system) -> list[float]:
     return found
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    labelled, learned = prior("vq-ar")
-    plain, learned_plain = prior("vq-ar", classes=0)
+def sampled(system) -> tuple[dict[str, dict[str, float]], dict[int, torch.Tensor]]:
+    """({"temperature top-k": scores}, {top-k: pictures at temperature 1})."""
     grid, pictures = {}, {}
     for temperature in TEMPERATURES:
         for k in TOP:
             if k == 1 and temperature != 1:
                 continue  # one candidate is the likeliest, at any temperature
-            images = draw(labelled, N, top_k=k, temperature=temperature)
+            images = draw(system, N, top_k=k, temperature=temperature)
             grid[f"{temperature} {k}"] = score(images)
             if temperature == 1:
                 pictures[k] = images[:20]
+    return grid, pictures
+
+
+def drawn(grid, guided, by_layer: list[float], pictures: dict[int, torch.Tensor]):
+    at = lambda k, name, temperature=1.0: grid[f"{temperature} {k}"][name]
+    figure, axes = canvas(5, 1)
+    for temperature in TEMPERATURES:
+        own = [k for k in TOP if f"{temperature} {k}" in grid]
+        axes[0, 0].loglog(own, [at(k, "fd", temperature) for k in own], "o-", label=f"temperature {temperature:g}")
+    axes[0, 0].set(xlabel="top-k", ylabel="Fréchet distance", title="Neither too few nor all")
+    axes[0, 0].legend()
+    for name in ("precision", "recall", "accuracy"):
+        axes[0, 1].semilogx(TOP, [at(k, name) for k in TOP], "o-", label=name)
+    axes[0, 1].set(xlabel="top-k, temperature 1", title="Diversity and fidelity")
+    axes[0, 1].legend()
+    axes[0, 2].plot(range(len(by_layer)), by_layer, "o-")
+    axes[0, 2].set(xlabel="layer", ylabel="accuracy of a linear probe", title="Where the label is readable")
+    for name in ("precision", "recall", "accuracy"):
+        axes[0, 3].plot(SCALES, [guided[scale][name] for scale in SCALES], "o-", label=name)
+    axes[0, 3].set(xlabel="guidance, all tokens", title="Guidance by the label")
+    axes[0, 3].legend()
+    show(axes[0, 4], torch.cat([pictures[k][:10] for k in TOP]), 10, "top-k 1, 5, 20, 60, 150, 512")
+    return figure
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    labelled, learned = prior("vq-ar")
+    plain, learned_plain = prior("vq-ar", classes=0)
+    grid, pictures = sampled(labelled)
     guided = {scale: score(draw(labelled, N, guidance=scale)) for scale in SCALES}
     right = [guided[scale]["accuracy"] for scale in (1.0, 2.0)]
     given, alone = nats(labelled), nats(plain)
@@ -96,30 +124,13 @@ def main() -> None:
         "training_cpu_seconds": {"vq-ar": learned, "unconditional": learned_plain},
         "pictures_scored": N,
     }
-    figure, axes = canvas(5, 1)
-    for temperature in TEMPERATURES:
-        own = [k for k in TOP if f"{temperature} {k}" in grid]
-        axes[0, 0].loglog(own, [at(k, "fd", temperature) for k in own], "o-", label=f"temperature {temperature:g}")
-    axes[0, 0].set(xlabel="top-k", ylabel="Fréchet distance", title="Neither too few nor all")
-    axes[0, 0].legend()
-    for name in ("precision", "recall", "accuracy"):
-        axes[0, 1].semilogx(TOP, [at(k, name) for k in TOP], "o-", label=name)
-    axes[0, 1].set(xlabel="top-k, temperature 1", title="Diversity and fidelity")
-    axes[0, 1].legend()
-    axes[0, 2].plot(range(len(by_layer)), by_layer, "o-")
-    axes[0, 2].set(xlabel="layer", ylabel="accuracy of a linear probe", title="Where the label is readable")
-    for name in ("precision", "recall", "accuracy"):
-        axes[0, 3].plot(SCALES, [guided[scale][name] for scale in SCALES], "o-", label=name)
-    axes[0, 3].set(xlabel="guidance, all tokens", title="Guidance by the label")
-    axes[0, 3].legend()
-    show(axes[0, 4], torch.cat([pictures[k][:10] for k in TOP]), 10, "top-k 1, 5, 20, 60, 150, 512")
     write(
         "ar_sampling",
         "Sampling tokens has a best number of candidates; middle layers know the label best; labels help, and guide",
         "arXiv:2012.09841, image GPT (Chen et al. 2020)",
         holds,
         figures,
-        figure,
+        drawn(grid, guided, by_layer, pictures),
     )
 
 

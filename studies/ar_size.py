@@ -17,6 +17,7 @@ Rules, set before the training:
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -39,14 +40,14 @@ SMALL: dict[str, tuple[float, float]] = {"plain": (0.0, 0.0), "dropout": (0.2, 0
 PLAN = Plan(steps=STEPS, rate=1e-3, betas=(0.9, 0.95), ema=0.995)
 
 
-def trained(dims: Trunk, most: int, dropout: float = 0.0, corrupt: float = 0.0, say: str = "") -> tuple[System, Any]:
+def trained(dims: Trunk, most: int, dropout: float = 0.0, corrupt: float = 0.0, say: str = "") -> System:
     torch.manual_seed(0)
     codec = vqvae().codec
     net = causal(dims, codec.space, Doors(), dropout=dropout)  # type: ignore[arg-type]
     prior = Autoregressive(codec.space, net, Categorical(codec.space.vocab), corrupt=corrupt)  # type: ignore[attr-defined]
     system = System(codec, prior)
-    found = learn(system, Memory({"latent": tokens("train")[:most]}, 16), PLAN, say=say)
-    return system.eval(), found
+    learn(system, Memory({"latent": tokens("train")[:most]}, 16), PLAN, say=say)
+    return system.eval()
 
 
 def apart(a: torch.Tensor, b: torch.Tensor) -> tuple[float, float]:
@@ -56,18 +57,53 @@ def apart(a: torch.Tensor, b: torch.Tensor) -> tuple[float, float]:
     return float(a.mean() - b.mean()), math.sqrt(float(a.var()) / len(a) + float(b.var()) / len(b))
 
 
+@dataclass
+class Runs:
+    """By the net's name: nats of pictures never seen and of those learned from, accuracy by layer, parameters."""
+
+    costs: dict[str, torch.Tensor] = field(default_factory=dict)
+    seen: dict[str, torch.Tensor] = field(default_factory=dict)
+    layers: dict[str, list[float]] = field(default_factory=dict)
+    weights: dict[str, int] = field(default_factory=dict)
+
+
+def run() -> Runs:
+    """Trains every net, and asks what it costs and knows."""
+    runs = Runs()
+    for name, dims in SIZES.items():
+        system = trained(dims, len(tokens("train")), say=name)
+        runs.costs[name], runs.layers[name] = nats(system), probes(system)
+        runs.weights[name] = sum(p.numel() for p in system.prior.net.parameters())  # type: ignore[union-attr]
+        if name == MIDDLE:
+            runs.seen["many"] = nats(system, 500, "train")
+    for name, (dropout, corrupt) in SMALL.items():
+        system = trained(SIZES[MIDDLE], FEW, dropout, corrupt, say=f"of {FEW}, {name}")
+        runs.costs[name], runs.seen[name] = nats(system), nats(system, FEW, "train")
+    return runs
+
+
+def drawn(runs: Runs) -> Any:
+    figure, axes = canvas(3, 1)
+    axes[0, 0].semilogx([runs.weights[n] for n in SIZES], [float(runs.costs[n].mean()) for n in SIZES], "o-")
+    axes[0, 0].set(xlabel="parameters", ylabel="nats a token, unseen", title="A larger net, the same steps")
+    names = [*SMALL, "many"]
+    unseen = [float(runs.costs[MIDDLE if n == "many" else n].mean()) for n in names]
+    axes[0, 1].bar([i - 0.2 for i in range(4)], [float(runs.seen[n].mean()) for n in names], 0.4, label="learned from")
+    axes[0, 1].bar([i + 0.2 for i in range(4)], unseen, 0.4, label="never seen")
+    axes[0, 1].set_xticks(range(4), [*(f"{FEW}, {n}" for n in SMALL), "30,000"], rotation=15)
+    axes[0, 1].set(title="Learned by heart")
+    axes[0, 1].legend()
+    for name, row in runs.layers.items():
+        axes[0, 2].plot([i / (len(row) - 1) for i in range(len(row))], row, "o-", label=name)
+    axes[0, 2].set(xlabel="part of the depth", ylabel="accuracy of a linear probe", title="Where the label is readable")
+    axes[0, 2].legend()
+    return figure
+
+
 def main() -> None:
     torch.set_num_threads(1)
-    costs, seen, layers, curves, weights = {}, {}, {}, {}, {}
-    for name, dims in SIZES.items():
-        system, found = trained(dims, len(tokens("train")), say=name)
-        costs[name], layers[name], curves[name] = nats(system), probes(system), found["curve"]
-        weights[name] = sum(p.numel() for p in system.prior.net.parameters())  # type: ignore[union-attr]
-        if name == MIDDLE:
-            seen["many"] = nats(system, 500, "train")
-    for name, (dropout, corrupt) in SMALL.items():
-        system, found = trained(SIZES[MIDDLE], FEW, dropout, corrupt, say=f"of {FEW}, {name}")
-        costs[name], seen[name], curves[name] = nats(system), nats(system, FEW, "train"), found["curve"]
+    runs = run()
+    costs, seen, layers = runs.costs, runs.seen, runs.layers
     larger = [apart(costs[a], costs[b]) for a, b in pairwise(SIZES)]
     gap, wide = apart(costs["plain"], seen["plain"]), apart(costs[MIDDLE], seen["many"])
     helped = {name: apart(costs["plain"], costs[name]) for name in ("dropout", "corrupt")}
@@ -92,25 +128,11 @@ def main() -> None:
             **helped,
         },
         "probe_accuracy_by_layer": layers,
-        "parameters": weights,
+        "parameters": runs.weights,
         "labels": len(material("train")["label"]),
         "steps": STEPS,
         "few": FEW,
     }
-    figure, axes = canvas(3, 1)
-    axes[0, 0].semilogx([weights[n] for n in SIZES], [float(costs[n].mean()) for n in SIZES], "o-")
-    axes[0, 0].set(xlabel="parameters", ylabel="nats a token, unseen", title="A larger net, the same steps")
-    names = [*SMALL, "many"]
-    unseen = [float(costs[MIDDLE if n == "many" else n].mean()) for n in names]
-    axes[0, 1].bar([i - 0.2 for i in range(4)], [float(seen[n].mean()) for n in names], 0.4, label="learned from")
-    axes[0, 1].bar([i + 0.2 for i in range(4)], unseen, 0.4, label="never seen")
-    axes[0, 1].set_xticks(range(4), [*(f"{FEW}, {n}" for n in SMALL), "30,000"], rotation=15)
-    axes[0, 1].set(title="Learned by heart")
-    axes[0, 1].legend()
-    for name, row in layers.items():
-        axes[0, 2].plot([i / (len(row) - 1) for i in range(len(row))], row, "o-", label=name)
-    axes[0, 2].set(xlabel="part of the depth", ylabel="accuracy of a linear probe", title="Where the label is readable")
-    axes[0, 2].legend()
     write(
         "ar_size",
         "Larger nets pay less a token and know the label better, in the middle of their depth; few pictures are "
@@ -118,7 +140,7 @@ def main() -> None:
         "arXiv:2001.08361, arXiv:2012.09841, image GPT (Chen et al. 2020)",
         holds,
         figures,
-        figure,
+        drawn(runs),
     )
 
 

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+from typing import Any
 
 import torch
 from common import Memory, canvas, learn, pictures, show, write
@@ -96,17 +97,13 @@ def likelihoods(system: System, seen: Tensor, unseen: Tensor) -> dict[str, list[
     return {name: bits(system, images).tolist() for name, images in sets.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="../data/cifar10")
-    data = parser.parse_args().data
-    torch.set_num_threads(1)
-    train, test = pictures(f"{data}/train", 16, 3)["image"], pictures(f"{data}/test", 16, 3)["image"]
-    some = lambda x: x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:300]]
-    digits, pixels = mnist(), natural(train)
+def sampled(digits: System) -> tuple[dict[float, float], dict[float, float], list[Tensor]]:
+    """By temperature: the Fréchet distance, the share that is read as asked for, and a row of pictures."""
     source = open_data(MNIST, side=28, channels=1)
     judge = fit_classifier(source, 300)
-    distances, accuracies, grids = {}, {}, []
+    distances: dict[float, float] = {}
+    accuracies: dict[float, float] = {}
+    grids: list[Tensor] = []
     given = {"label": torch.arange(16) % 10}
     for temperature in TEMPERATURES:
         found = evaluate(
@@ -115,6 +112,39 @@ def main() -> None:
         distances[temperature] = next(value for name, value in found.items() if name.startswith("fd"))
         accuracies[temperature] = found["accuracy"]
         grids.append(digits.sample(16, given, seeds=range(16), batch=16, temperature=temperature))
+    return distances, accuracies, grids
+
+
+def drawn(
+    distances: dict[float, float],
+    accuracies: dict[float, float],
+    grids: list[Tensor],
+    known: dict[str, dict[str, list[float]]],
+) -> Any:
+    figure, axes = canvas(columns=2, rows=2, width=5.2)
+    show(axes[0][0], torch.cat(grids), 16, f"MNIST, one row a temperature: {', '.join(map(str, TEMPERATURES))}")
+    axes[0][1].plot(list(distances), list(distances.values()), marker="o")
+    axes[0][1].set_xlabel("temperature")
+    axes[0][1].set_title(f"Fréchet distance of {COUNT} samples; right: read as asked for")
+    other = axes[0][1].twinx()
+    other.plot(list(accuracies), list(accuracies.values()), marker="s", color="#d1495b")
+    other.grid(False)
+    for axis, (name, sets) in zip(axes[1], known.items()):
+        axis.boxplot(list(sets.values()), orientation="horizontal", whis=(0, 100))
+        axis.set_yticks(range(1, len(sets) + 1), list(sets))
+        axis.set_title(f"bits per dimension by the flow of {name}")
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="../data/cifar10")
+    data = parser.parse_args().data
+    torch.set_num_threads(1)
+    train, test = pictures(f"{data}/train", 16, 3)["image"], pictures(f"{data}/test", 16, 3)["image"]
+    some = lambda x: x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:300]]
+    digits, pixels = mnist(), natural(train)
+    distances, accuracies, grids = sampled(digits)
     still = digits.sample(4, {"label": [3, 3, 3, 3]}, seeds=range(4), batch=4, temperature=0.0)
     known = {
         "mnist": likelihoods(
@@ -131,18 +161,6 @@ def main() -> None:
         "constants": means["cifar"]["one grey"] < means["cifar"]["unseen"],
         "black": black < means["mnist"]["unseen"],
     }
-    figure, axes = canvas(columns=2, rows=2, width=5.2)
-    show(axes[0][0], torch.cat(grids), 16, f"MNIST, one row a temperature: {', '.join(map(str, TEMPERATURES))}")
-    axes[0][1].plot(list(distances), list(distances.values()), marker="o")
-    axes[0][1].set_xlabel("temperature")
-    axes[0][1].set_title(f"Fréchet distance of {COUNT} samples; right: read as asked for")
-    other = axes[0][1].twinx()
-    other.plot(list(accuracies), list(accuracies.values()), marker="s", color="#d1495b")
-    other.grid(False)
-    for axis, (name, sets) in zip(axes[1], known.items()):
-        axis.boxplot(list(sets.values()), orientation="horizontal", whis=(0, 100))
-        axis.set_yticks(range(1, len(sets) + 1), list(sets))
-        axis.set_title(f"bits per dimension by the flow of {name}")
     write(
         "glow_temperature",
         "A flow's samples are best below T = 1, and pictures of one grey are likelier to it than the data",
@@ -156,7 +174,7 @@ def main() -> None:
             "black": black,
             "steps": STEPS,
         },
-        figure,
+        drawn(distances, accuracies, grids, known),
     )
 
 

@@ -71,22 +71,23 @@ def without_cache(system, batch: int) -> float:
     return (time.process_time() - begun) / batch
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    masked, learned = prior("maskgit")
-    chain, learned_ar = prior("vq-ar")
+def by_order(system) -> tuple[dict[str, dict[int, dict[str, float]]], dict[int, torch.Tensor]]:
+    """({order: {steps: scores}}, {steps: pictures by confidence})."""
+    scores: dict[str, dict[int, dict[str, float]]] = {}
     pictures = {}
-    by_steps: dict[str, dict[int, dict]] = {}
     for order in ORDERS:
-        by_steps[order] = {}
+        scores[order] = {}
         for steps in STEPS:
-            images = draw(masked, N, steps=steps, order=order)
-            by_steps[order][steps] = score(images)
+            images = draw(system, N, steps=steps, order=order)
+            scores[order][steps] = score(images)
             if order == "confidence":
                 pictures[steps] = images[:20]
-    by_schedule = {name: score(draw(masked, N, steps=8, schedule=name)) for name in SCHEDULES}
-    autoregressive = score(draw(chain, N))
-    speed = {
+    return scores, pictures
+
+
+def speeds(masked, chain) -> dict[str, dict[str, float]]:
+    """{pictures at once: {system: seconds a picture}}."""
+    return {
         str(batch): {
             "maskgit_8": seconds(masked, batch, steps=8),
             "autoregressive": seconds(chain, batch),
@@ -94,6 +95,35 @@ def main() -> None:
         }
         for batch in (1, 64)
     }
+
+
+def drawn(by_steps, autoregressive: dict[str, float], nats: dict[int, float], pictures: dict[int, torch.Tensor]):
+    figure, axes = canvas(4, 1)
+    for order in ORDERS:
+        axes[0, 0].loglog(STEPS, [by_steps[order][s]["fd"] for s in STEPS], "o-", label=order)
+    axes[0, 0].axhline(autoregressive["fd"], ls="--", color="grey", label="autoregressive, 49 passes")
+    axes[0, 0].set(
+        xlabel="steps (64: one position a step)", ylabel="Fréchet distance", title="More steps, up to about 8"
+    )
+    axes[0, 0].legend()
+    for order in ORDERS:
+        axes[0, 1].semilogx(STEPS, [by_steps[order][s]["accuracy"] for s in STEPS], "o-", label=order)
+    axes[0, 1].axhline(autoregressive["accuracy"], ls="--", color="grey")
+    axes[0, 1].set(xlabel="steps", ylabel="read as the label asked for", title="Fidelity")
+    axes[0, 2].plot([s / 49 for s in SHOWN], list(nats.values()), "o-")
+    axes[0, 2].set(xlabel="part of the positions shown", ylabel="nats of a hidden token", title="What is shown helps")
+    show(axes[0, 3], torch.cat([pictures[s][:10] for s in (1, 2, 4, 8, 64)]), 10, "1, 2, 4, 8, 64 steps")
+    return figure
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    masked, learned = prior("maskgit")
+    chain, learned_ar = prior("vq-ar")
+    by_steps, pictures = by_order(masked)
+    by_schedule = {name: score(draw(masked, N, steps=8, schedule=name)) for name in SCHEDULES}
+    autoregressive = score(draw(chain, N))
+    speed = speeds(masked, chain)
     faster = {
         batch: {job: round(s[job] / s["maskgit_8"], 2) for job in ("autoregressive", "autoregressive_uncached")}
         for batch, s in speed.items()
@@ -121,28 +151,13 @@ def main() -> None:
         "training_cpu_seconds": {"maskgit": learned, "vq-ar": learned_ar},
         "pictures_scored": N,
     }
-    figure, axes = canvas(4, 1)
-    for order in ORDERS:
-        axes[0, 0].loglog(STEPS, [fd[order][s] for s in STEPS], "o-", label=order)
-    axes[0, 0].axhline(autoregressive["fd"], ls="--", color="grey", label="autoregressive, 49 passes")
-    axes[0, 0].set(
-        xlabel="steps (64: one position a step)", ylabel="Fréchet distance", title="More steps, up to about 8"
-    )
-    axes[0, 0].legend()
-    for order in ORDERS:
-        axes[0, 1].semilogx(STEPS, [by_steps[order][s]["accuracy"] for s in STEPS], "o-", label=order)
-    axes[0, 1].axhline(autoregressive["accuracy"], ls="--", color="grey")
-    axes[0, 1].set(xlabel="steps", ylabel="read as the label asked for", title="Fidelity")
-    axes[0, 2].plot([s / 49 for s in SHOWN], list(nats.values()), "o-")
-    axes[0, 2].set(xlabel="part of the positions shown", ylabel="nats of a hidden token", title="What is shown helps")
-    show(axes[0, 3], torch.cat([pictures[s][:10] for s in (1, 2, 4, 8, 64)]), 10, "1, 2, 4, 8, 64 steps")
     write(
         "maskgit_steps",
         "Masked tokens are filled in within about 8 steps, surest first, far sooner than one by one",
         "arXiv:2202.04200, arXiv:2503.17076",
         holds,
         figures,
-        figure,
+        drawn(by_steps, autoregressive, nats, pictures),
     )
 
 

@@ -24,7 +24,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from results import ROOT, keep, sheet
+from records import ROOT, keep, sheet
 
 DATA = "../shared/data/emoji"
 MINUTES = 5.0  # of the clock and of one thread, for the prior alone
@@ -151,7 +151,7 @@ def section(out: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class Titled:
-    """A job as results.sheet wants it: the run's name, and what to write above its grid."""
+    """A job as records.sheet wants it: the run's name, and what to write above its grid."""
 
     job: Job
 

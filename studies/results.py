@@ -16,16 +16,16 @@ import json
 import os
 import resource
 import shlex
-import shutil
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-KEPT = ROOT / "docs" / "results"
+from records import ROOT, keep, sheet
+
+from priors import section
+
 SETS = {"mnist": ("../shared/data/mnist", 28, "test"), "emoji": ("../shared/data/emoji", 32, "unseen-emoji")}
 # Minutes of the clock, on one thread: a codec's, and a prior's over a codec that is there already
 MINUTES = {"codec": 2.5, "prior": 10}
@@ -109,7 +109,6 @@ COLUMNS = {
     "codec": ["psnr", "ssim", "rfd", "usage", "perplexity", "bits"],
     "prior": ["fd", "kd", "accuracy", "r@1", "r@5"],
 }
-ACROSS = 5  # grids in a row of a sheet
 TITLES = {"mnist": "MNIST, 28 px, grey, by class", "emoji": "Emoji, the full set, 32 px, by caption"}
 
 
@@ -128,41 +127,6 @@ def rank(name: str, kind: str) -> int:
     return next((i for i, c in enumerate(COLUMNS[kind]) if name.split("-")[0].split("@")[0] == c.split("@")[0]), 99)
 
 
-def sheet(found: list[Job], out: Path, place: Path) -> bool:
-    """The last grid of every run, side by side, its name above; False, and the older sheet stays, where one is gone."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    grids = []
-    for job in found:
-        pictures = sorted((out / job.name / "samples").glob("*.png"), key=lambda p: int(p.stem))
-        if not pictures:
-            return False
-        grids.append((job.recipe, Image.open(pictures[-1]).convert("RGB")))
-    wide, high = max(g.width for _, g in grids) + 12, max(g.height for _, g in grids) + 28
-    page = Image.new("RGB", (wide * min(len(grids), ACROSS), high * -(-len(grids) // ACROSS)), "white")
-    pen = ImageDraw.Draw(page)
-    for i, (name, grid) in enumerate(grids):
-        x, y = i % ACROSS * wide, i // ACROSS * high
-        pen.text((x + 2, y + 3), name, fill="black", font=ImageFont.load_default(13))
-        page.paste(grid, (x, y + 22))
-    place.parent.mkdir(parents=True, exist_ok=True)
-    page.save(place)
-    return True
-
-
-def keep(out: Path, jobs: list) -> list[tuple[Any, dict]]:
-    """Copies the records in `out` to docs/results/; (job, record) of all that are kept there."""
-    KEPT.mkdir(exist_ok=True)
-    found = []
-    for job in jobs:
-        fresh, kept = out / f"{job.name}.json", KEPT / f"{job.name}.json"
-        if fresh.exists():
-            shutil.copyfile(fresh, kept)
-        if kept.exists():
-            found.append((job, json.loads(kept.read_text())))
-    return found
-
-
 def write(out: Path) -> None:
     lines = (ROOT / "docs" / "results.head.md").read_text().rstrip().splitlines()
     for set_, title in TITLES.items():
@@ -178,14 +142,8 @@ def write(out: Path) -> None:
             lines += ["", "<details><summary>The commands</summary>", "", "```"]
             lines += [c.replace(f"{ROOT}/", "") for _, record in done for c in record["commands"]]
             lines += ["```", "", "</details>"]
-    lines += priors(out.parent / "priors")
+    lines += section(out.parent / "priors")
     (ROOT / "docs" / "results.md").write_text("\n".join(lines) + "\n")
-
-
-def priors(out: Path) -> list[str]:
-    from priors import section
-
-    return section(out)
 
 
 def main() -> None:

@@ -1,6 +1,9 @@
-"""The plan is a test: the order of the rooms and the two laws, read from the syntax tree (inside functions too)."""
+"""The plan is a test, read from the syntax tree (inside functions too): the order of the rooms and the two laws, no
+circle of imports, and nothing longer than a person reads at once.
+"""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +24,9 @@ FLOORS = [
     {"report"},
     {"cli"},
 ]
+STUDIES = Path(__file__).resolve().parents[1] / "studies"
+PLACES = pytest.mark.parametrize("place", [ROOT, STUDIES], ids=lambda place: place.name)
+LINES = {"file": 400, "function": 60}  # at most; a function from its def to its end
 FACE = {"__init__", "__main__"}  # the face may import every room
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -82,6 +88,71 @@ def test_imports_follow_the_plan():
 )
 def test_the_reader_of_imports_sees_every_form(source, found):
     assert list(imports(ast.parse(source))) == found
+
+
+# ---- circles ----
+
+
+def module_of(path: Path, place: Path) -> str:
+    """What a file is imported as: a study stands beside its fellows, a file of the package in it."""
+    parts = [*(["sfumato"] if place == ROOT else []), *path.relative_to(place).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(tree: ast.AST, modules):
+    """Those of `modules` that a file imports; under TYPE_CHECKING too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name in modules else node.module for name in inner]
+        else:
+            continue
+        yield from (name for name in names if name in modules)
+
+
+@PLACES
+def test_no_imports_go_in_a_circle(place):
+    files = {module_of(path, place): path for path in sorted(place.rglob("*.py"))}
+    graph = {name: set(imported(ast.parse(path.read_text()), files)) for name, path in files.items()}
+    assert sum(map(len, graph.values())) >= len(files) // 2  # they are found at all
+    graphlib.TopologicalSorter(graph).prepare()  # CycleError names the circle
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import a.b, c", {"a.b"}),
+        ("from a import b, x", {"a.b", "a"}),
+        ("if TYPE_CHECKING:\n    from a.b import x", {"a.b"}),
+        ("def f():\n    from d import a", set()),
+    ],
+)
+def test_the_reader_of_modules_sees_every_form(source, found):
+    assert set(imported(ast.parse(source), {"a", "a.b"})) == found
+
+
+# ---- length ----
+
+
+@PLACES
+def test_no_file_is_too_long(place):
+    lengths = {path.relative_to(place): len(path.read_text().splitlines()) for path in sorted(place.rglob("*.py"))}
+    assert {str(path): n for path, n in lengths.items() if n > LINES["file"]} == {}
+
+
+@PLACES
+def test_no_function_is_too_long(place):
+    found = {}
+    for path in sorted(place.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                found[f"{path.relative_to(place)}:{node.lineno} {node.name}"] = node.end_lineno - node.lineno + 1
+    assert {name: n for name, n in found.items() if n > LINES["function"]} == {}
+
+
+# ---- haste ----
 
 
 def test_importing_the_package_does_not_import_torch():

@@ -12,6 +12,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from kit import skipped
 from PIL import Image
 
 from sfumato.core.errors import DataError, UnknownName
@@ -40,10 +41,6 @@ def tarred(path, members, mode="w"):
             info.size = len(data) if info.isreg() else 0
             archive.addfile(info, io.BytesIO(data) if info.isreg() else None)
     return path
-
-
-def skipped(source):
-    return {entry["file"]: entry["reason"] for entry in source.report["skipped"]}
 
 
 PICTURES = {f"set/{name}/{i}.png": png() for name in ("cat", "dog") for i in range(3)}

@@ -11,6 +11,7 @@ import unicodedata
 import numpy as np
 import pytest
 import torch
+from kit import skipped
 from PIL import Image
 
 from sfumato.core.errors import DataError, UnknownName, UsageError
@@ -32,10 +33,6 @@ def many(folder, n=20, **options):
     for i in range(n):
         put(folder / f"{i:02}.png", **options)
     return folder
-
-
-def skipped(source):
-    return {entry["file"]: entry["reason"] for entry in source.report["skipped"]}
 
 
 def test_images_alone(tmp_path):

@@ -12,29 +12,13 @@ import zipfile
 
 import numpy as np
 import pytest
+from kit import png, put
 from PIL import Image
 
 from sfumato.core.errors import DataError
 from sfumato.data import open_data
 from sfumato.data.decode import decode
 from sfumato.data.emoji import FILES as EMOJI
-
-
-def picture(seed=0, size=(16, 16), mode="RGB"):
-    values = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    return Image.fromarray(values).convert(mode)
-
-
-def png(seed=0, **options):
-    file = io.BytesIO()
-    picture(seed, **options).save(file, "PNG")
-    return file.getvalue()
-
-
-def put(path, data):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data if isinstance(data, bytes) else data.encode())
-    return path
 
 
 @pytest.mark.parametrize("make", [os.mkfifo])

@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 
-from sfumato.report.run import better, metric_of, write_report
+from sfumato.report.run import write_report
+from sfumato.report.scores import better, metric_of
 from sfumato.train.run import train
 
 

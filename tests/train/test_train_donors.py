@@ -11,7 +11,7 @@ from sfumato.checkpoint import hash_tensors, load_model, save_model
 from sfumato.conditioners import Picture
 from sfumato.core.errors import UsageError, WeightsError
 from sfumato.systems import Cascade, System
-from sfumato.train.donors import over, part_of, parts_of, taken
+from sfumato.train.donors import given_stages, part_of, parts_of, taken
 from sfumato.train.run import train
 
 XS = {"size": "xs", "channels": 1}
@@ -98,13 +98,13 @@ def shared():
 def test_a_stage_whose_parameters_were_all_given_is_over():
     thing = shared()
     assert list(thing.stages()) == ["small.codec", "small.prior", "large.prior"]
-    assert over(thing, []) == []
-    assert over(thing, ["small.codec"]) == ["small.codec"]
-    assert over(thing, ["large.codec"]) == ["small.codec"]  # it is the same
-    assert over(thing, ["small"]) == ["small.codec", "small.prior"]
-    assert over(thing, ["small", "large"]) == ["small.codec", "small.prior", "large.prior"]
-    assert over(thing, ["small.codec.encoder", "large.prior.net"]) == ["large.prior"]
-    assert over(thing, ["small.codec.encoder"]) == []
+    assert given_stages(thing, []) == []
+    assert given_stages(thing, ["small.codec"]) == ["small.codec"]
+    assert given_stages(thing, ["large.codec"]) == ["small.codec"]  # it is the same
+    assert given_stages(thing, ["small"]) == ["small.codec", "small.prior"]
+    assert given_stages(thing, ["small", "large"]) == ["small.codec", "small.prior", "large.prior"]
+    assert given_stages(thing, ["small.codec.encoder", "large.prior.net"]) == ["large.prior"]
+    assert given_stages(thing, ["small.codec.encoder"]) == []
 
 
 def test_a_system_is_taken_and_only_the_others_are_trained(tmp_path):

@@ -1,7 +1,9 @@
 """What people do with trainings: move the data, train longer, forget the captions, look at what was held out."""
 
 import json
+import math
 import os
+import re
 import shutil
 
 import numpy as np
@@ -243,6 +245,53 @@ def test_which_part_is_held_out(tmp_path):
     assert split(digits, request(held_out=0))[1] is None
 
 
+def test_a_part_is_held_out_whole_and_256_of_it_are_looked_at():
+    digits = open_data("digits")
+    seen, held, how = split(digits, Request("vae", "digits", {}, held_out=0.5))
+    assert (len(seen), len(held)) == (749, 256)
+    assert how == "749 of 1498 pictures, taken by chance, of which 256 are looked at"
+    of = lambda source: {bytes(source.image(i).numpy()) for i in range(len(source))}
+    fewer = split(digits, Request("vae", "digits", {}, held_out=0.1))[1]
+    assert of(fewer) <= of(held)  # which ones come first is the seed's word
+    assert not of(held) & of(seen)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "held_out", "answer"),
+    [
+        ("vqvae", None, "Patience has nothing to wait for"),
+        ("gan", 0.25, "Patience does not end the stage prior: of two players"),
+        ("vqvae", 0.25, None),
+    ],
+)
+def test_patience_that_ends_nothing_is_doubted(tmp_path, capsys, recipe, held_out, answer):
+    data = pictures(tmp_path / "data", 40)
+    words = [
+        "train",
+        recipe,
+        str(data),
+        "--size",
+        "xs",
+        "--side",
+        "8",
+        "--steps",
+        "2",
+        "--score",
+        "0",
+        "--patience",
+        "2",
+    ]
+    words += [] if held_out is None else ["--held-out", str(held_out)]
+    assert main([*words, "--out", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr().err
+    assert ("Patience" in said) == (answer is not None)
+    assert (answer or "") in said
+    row = "none" if held_out is None else "on 10 of 40 pictures, taken by chance"
+    assert re.search(rf"held-out loss +{row}", said)
+    facts = json.loads((tmp_path / "run" / "data.json").read_text())["training"]
+    assert facts["held_out"] == row.removeprefix("on ")
+
+
 def test_the_held_out_loss_is_logged_its_best_kept_and_training_unchanged(tmp_path):
     """Looking changes nothing: the losses are those of a run that does not look."""
     told = {"steps": 60, "size": "xs", "side": 8, "batch": 4, "quiet": True}
@@ -270,6 +319,33 @@ def test_patience_ends_a_stage_with_its_best_weights(tmp_path, monkeypatch):
     trained = {name for name, _ in final.codec.named_parameters()}
     state = final.state_dict()
     assert all(torch.equal(state[f"codec.{name}"], best[f"codec.{name}"]) for name in trained)
+
+
+@pytest.mark.parametrize("loss", [0.0, math.nan])
+def test_a_look_has_a_full_line_whatever_it_found(tmp_path, monkeypatch, loss):
+    """Of 200 steps every seventh has a line, and so has the look at the 60th: 0 is a loss like others."""
+    from sfumato.train import log, stage
+
+    monkeypatch.setattr(stage, "held_loss", lambda *_: loss)
+    monkeypatch.setattr(log, "EVERY", 7)
+    run = train("vqvae", "digits", out=tmp_path / "run", steps=200, size="xs", side=8, batch=4, quiet=True)
+    looks = [line for line in lines(run.path) if "held_out" in line]
+    assert [line["step"] for line in looks] == [60, 80, 100, 120, 140, 160, 180, 200]
+    assert all(line["diagnostics"] for line in looks)
+    best = run.path / "best"
+    assert best.exists() == (loss == 0)
+
+
+def test_a_finished_run_does_not_open_what_was_held_out(tmp_path, monkeypatch):
+    from sfumato.train import held
+
+    run = train("vqvae", "digits", out=tmp_path / "run", steps=2, size="xs", side=8, batch=4, quiet=True)
+    opened = []
+    monkeypatch.setattr(held, "open_data", lambda *a, **k: opened.append(a) or open_data(*a, **k))
+    assert resume(run.path, quiet=True).steps == 2
+    assert not opened
+    assert resume(run.path, steps=1, quiet=True).steps == 3
+    assert opened
 
 
 # ---- half of it skipped ----

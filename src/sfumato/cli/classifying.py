@@ -12,7 +12,7 @@ from jsonargparse import Namespace
 
 from sfumato.cli.console import note, say_json, table
 from sfumato.cli.parser import Parser, Verb, Words
-from sfumato.cli.runs import able, open_run, pictures_in, read_pictures, write_pictures
+from sfumato.cli.runs import open_run, pictures_in, read_pictures, write_pictures
 from sfumato.core.classes import class_number
 from sfumato.core.errors import UsageError
 
@@ -40,8 +40,7 @@ def classify(args: Namespace) -> None:
     place = Path(args.out)
     if place.suffix.lower() not in (".csv", ".json"):
         raise UsageError(f"--out {args.out}: the table ends in .csv or .json; the picture is written beside it.")
-    system = open_run(args.run, args.device)
-    able(system, args.run, "classifies")
+    system = open_run(args.run, args.device, "classifies")
     paths = pictures_in(args.images)
     images = read_pictures(paths, system)
     names = system.classes or [str(i) for i in range(system.count)]
@@ -113,8 +112,7 @@ def embed(args: Namespace) -> None:
     from sfumato.checkpoint import write_file
     from sfumato.checkpoint.tensors import encode_tensors
 
-    system = open_run(args.run, args.device)
-    able(system, args.run, "embeds")
+    system = open_run(args.run, args.device, "embeds")
     paths = pictures_in(args.images)
     found = system.embed(read_pictures(paths, system), args.batch).contiguous()
     metadata = {"run": args.run, "images": json.dumps(paths)}
@@ -125,21 +123,19 @@ def embed(args: Namespace) -> None:
         note(f"Wrote {len(found)} vectors of {found.shape[1]} numbers to {args.out}.")
 
 
-CLASSIFYING = [
-    Verb(
-        "classify",
-        "RUN IMAGE…",
-        "Say which class each picture shows, in a table and a sheet.",
-        "sfumato classify runs/vit photos/ --out what.csv",
-        _classify_options,
-        classify,
-    ),
-    Verb(
-        "embed",
-        "RUN IMAGE… --out FILE",
-        "Write a vector for each picture to a safetensors file.",
-        "sfumato embed runs/vit photos/ --out photos.safetensors",
-        _embed_options,
-        embed,
-    ),
-]
+CLASSIFY = Verb(
+    "classify",
+    "RUN IMAGE…",
+    "Say which class each picture shows, in a table and a sheet.",
+    "sfumato classify runs/vit photos/ --out what.csv",
+    _classify_options,
+    classify,
+)
+EMBED = Verb(
+    "embed",
+    "RUN IMAGE… --out FILE",
+    "Write a vector for each picture to a safetensors file.",
+    "sfumato embed runs/vit photos/ --out photos.safetensors",
+    _embed_options,
+    embed,
+)

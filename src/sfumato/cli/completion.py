@@ -7,14 +7,14 @@ known. Everything else is completed as a path. Nothing runs while a person types
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
-
-from jsonargparse import Namespace
 
 from sfumato.cli.console import say
 from sfumato.cli.index import TOPICS, index
 from sfumato.cli.parser import Parser, Verb, Words
 
+Verbs = Mapping[str, Verb]
 SHELLS = ("bash", "zsh", "fish")
 RECIPES_AFTER = ("train", "info")
 
@@ -23,16 +23,14 @@ def _completion_options(parser: Parser, words: Words) -> None:
     parser.add_argument("shell", type=Literal["bash", "zsh", "fish"], help="whose script is printed")
 
 
-def completion(args: Namespace) -> None:
-    say(_fish() if args.shell == "fish" else _bash(args.shell))
+def script(shell: str, verbs: Verbs) -> str:
+    return _fish(verbs) if shell == "fish" else _bash(shell, verbs)
 
 
-def flags() -> dict[str, dict[str, tuple[str, ...]]]:
+def flags(verbs: Verbs) -> dict[str, dict[str, tuple[str, ...]]]:
     """{verb: {flag: what it can be, empty where that is open}}, without a recipe's dials."""
-    from sfumato.cli.verbs import VERBS
-
     found: dict[str, dict[str, tuple[str, ...]]] = {}
-    for verb in VERBS.values():
+    for verb in verbs.values():
         parser = Parser(verb)
         verb.options(parser, [])
         found[verb.name] = {
@@ -59,9 +57,10 @@ def first_words() -> dict[str, list[str]]:
     return {"list": list(TOPICS), "completion": list(SHELLS), **dict.fromkeys(RECIPES_AFTER, recipes)}
 
 
-def _bash(shell: str) -> str:
+def _bash(shell: str, verbs: Verbs) -> str:
     cases, values = [], []
-    for verb, known in flags().items():
+    all_flags = flags(verbs)
+    for verb, known in all_flags.items():
         cases.append(f"    {verb}) flags={_quoted(known)};;")
         values += [f"    {verb}:{flag}) values={_quoted(can)};;" for flag, can in known.items() if can]
     firsts = [f"    {verb}) firsts={_quoted(words)};;" for verb, words in first_words().items()]
@@ -84,7 +83,7 @@ def _bash(shell: str) -> str:
   local flags="" dials="" firsts="" values="" recipe=""
   COMPREPLY=()
   if [[ $COMP_CWORD -eq 1 ]]; then
-    COMPREPLY=( $(compgen -W {_quoted([*flags(), "--help", "--version"])} -- "$word") )
+    COMPREPLY=( $(compgen -W {_quoted([*all_flags, "--help", "--version"])} -- "$word") )
     return
   fi
   [[ $COMP_CWORD -gt 2 ]] && recipe="${{COMP_WORDS[2]}}"
@@ -114,17 +113,15 @@ def _bash(shell: str) -> str:
 complete -o default -F _sfumato sfumato"""
 
 
-def _fish() -> str:
-    from sfumato.cli.verbs import VERBS
-
+def _fish(verbs: Verbs) -> str:
     lines = ["# sfumato completion fish. To have it in every shell:"]
     lines.append("#   sfumato completion fish > ~/.config/fish/completions/sfumato.fish")
-    for verb in VERBS.values():
+    for verb in verbs.values():
         lines.append(f"complete -c sfumato -n __fish_use_subcommand -a {verb.name} -d {_single(verb.summary)}")
     for name, words in first_words().items():
         seen = f"'__fish_seen_subcommand_from {name}'"
         lines.append(f"complete -c sfumato -n {seen} -a {_single(' '.join(words))}")
-    for name, known in flags().items():
+    for name, known in flags(verbs).items():
         seen = f"'__fish_seen_subcommand_from {name}'"
         for flag, values in known.items():
             more = f" -x -a {_single(' '.join(values))}" if values else ""
@@ -146,13 +143,13 @@ def _single(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-COMPLETING = [
-    Verb(
+def completing(verbs: Verbs) -> Verb:
+    """The verb, for a shell that is to know `verbs`, which are read when it runs."""
+    return Verb(
         "completion",
         "bash|zsh|fish",
         "Print a script that teaches a shell to complete.",
         'eval "$(sfumato completion bash)"',
         _completion_options,
-        completion,
-    ),
-]
+        lambda args: say(script(args.shell, verbs)),
+    )

@@ -8,14 +8,14 @@ from typing import Any
 from jsonargparse import Namespace
 
 from sfumato.cli.console import note, progress, say_json
-from sfumato.cli.drawing import _condition, _drawn_facts, _options, _positive, _run, _sampler
 from sfumato.cli.parser import Parser, Verb, Words
 from sfumato.cli.runs import conditions, image_space, open_run, tell_written, write_pictures
+from sfumato.cli.sampler import add_condition, add_run, add_sampler, check_counts, drawn_facts, options_of
 from sfumato.core.errors import DataError, Misfit, UsageError
 
 
 def _open(args: Namespace, verb: str) -> Any:
-    system = open_run(args.run, args.device)
+    system = open_run(args.run, args.device, "draws")
     if not hasattr(system, "codec"):
         raise Misfit(
             f"{args.run} is a cascade: it draws a picture several times, each larger, and has no one latent of which a "
@@ -40,9 +40,9 @@ def _tensor(pixels: Any) -> Any:
 
 
 def _more_options(parser: Parser, out: str) -> None:
-    _condition(parser)
+    add_condition(parser)
     parser.add_argument("-n", "--number", type=int, default=1, help="how many versions")
-    _sampler(parser)
+    add_sampler(parser)
     parser.add_argument("--out", type=str, default=out, help="a folder, or one grid, .png or .jpg")
     parser.add_seed()
     parser.add_device()
@@ -61,7 +61,7 @@ def _finish(args: Namespace, images: Any, facts: list[dict[str, Any]], prompts: 
 
 
 def _extend_options(parser: Parser, words: Words) -> None:
-    _run(parser)
+    add_run(parser)
     parser.add_argument("image", type=str, help="the picture to grow, of any width; an extended one too")
     parser.add_argument("--right", type=int, required=True, help="by how many pixels, at the run's own height")
     parser.add_argument("--stride", type=int | None, default=None, help="by how many pixels the window moves on")
@@ -73,7 +73,7 @@ def extend(args: Namespace) -> None:
     from sfumato.systems.extend import default_stride
 
     n = args.number
-    _positive(number=n, steps=args.steps, batch=args.batch, right=args.right)
+    check_counts(number=n, steps=args.steps, batch=args.batch, right=args.right)
     system = _open(args, "extend")
     channels, height, _ = image_space(system)
     image = _tensor(fit_height(_picture(args.image, channels), height))
@@ -89,11 +89,11 @@ def extend(args: Namespace) -> None:
             seeds=seeds,
             batch=args.batch,
             watch=watch,
-            **_options(args),
+            **options_of(args),
         )
-    stride = args.stride or default_stride(system, **_options(args))
+    stride = args.stride or default_stride(system, **options_of(args))
     more = {"source": args.image, "right": args.right, "stride": stride}
-    facts = [{**fact, **more} for fact in _drawn_facts(args, system, seeds, prompts)]
+    facts = [{**fact, **more} for fact in drawn_facts(args, system, seeds, prompts)]
     _finish(args, images, facts, prompts, width=images.shape[-1])
 
 
@@ -101,7 +101,7 @@ def extend(args: Namespace) -> None:
 
 
 def _upscale_options(parser: Parser, words: Words) -> None:
-    _run(parser)
+    add_run(parser)
     parser.add_argument("image", type=str, help="the small picture")
     parser.add_argument(
         "--factor", type=int | None, default=None, help="the least that the picture's size needs if not"
@@ -113,7 +113,7 @@ def upscale(args: Namespace) -> None:
     from sfumato.data.fit import fit
 
     n = args.number
-    _positive(number=n, steps=args.steps, batch=args.batch, factor=args.factor)
+    check_counts(number=n, steps=args.steps, batch=args.batch, factor=args.factor)
     system = _open(args, "upscale")
     channels, _, side = image_space(system)
     image = _picture(args.image, channels)
@@ -126,9 +126,15 @@ def upscale(args: Namespace) -> None:
     seeds = list(range(args.seed, args.seed + n))
     with progress("Enlarging") as watch:
         images = system.upscale(
-            images, given or None, guidance=args.guidance, seeds=seeds, batch=args.batch, watch=watch, **_options(args)
+            images,
+            given or None,
+            guidance=args.guidance,
+            seeds=seeds,
+            batch=args.batch,
+            watch=watch,
+            **options_of(args),
         )
-    facts = [{**fact, "source": args.image, "factor": factor} for fact in _drawn_facts(args, system, seeds, prompts)]
+    facts = [{**fact, "source": args.image, "factor": factor} for fact in drawn_facts(args, system, seeds, prompts)]
     _finish(args, images, facts, prompts, factor=factor)
 
 

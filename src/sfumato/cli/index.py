@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sfumato.cli.parser import kind
+from sfumato.cli.kind import kind
 
 PLACE = Path(__file__).with_name("index.json")
 TOPICS = ("recipes", "codecs", "priors", "data", "metrics")

@@ -8,14 +8,14 @@ from typing import Any
 from jsonargparse import Namespace
 
 from sfumato.cli.console import note, progress, say_json
-from sfumato.cli.drawing import _condition, _drawn_facts, _options, _positive, _run, _sampler
 from sfumato.cli.parser import Parser, Verb, Words
 from sfumato.cli.runs import conditions, image_space, open_run, tell_written, write_pictures
+from sfumato.cli.sampler import add_condition, add_run, add_sampler, check_counts, drawn_facts, options_of
 from sfumato.core.errors import DataError
 
 
 def _edit_options(parser: Parser, words: Words) -> None:
-    _run(parser)
+    add_run(parser)
     parser.add_argument("image", type=str, help="the picture to change, of any size")
     parser.add_argument(
         "--mask",
@@ -23,9 +23,9 @@ def _edit_options(parser: Parser, words: Words) -> None:
         required=True,
         help="a picture of the same width and height (or of the run's): light, or transparent, where to repaint",
     )
-    _condition(parser)
+    add_condition(parser)
     parser.add_argument("-n", "--number", type=int, default=1, help="how many versions")
-    _sampler(parser)
+    add_sampler(parser)
     parser.add_argument("--out", type=str, default="edited.png", help="a folder, or one grid, .png or .jpg")
     parser.add_seed()
     parser.add_device()
@@ -40,8 +40,8 @@ def edit(args: Namespace) -> None:
     from sfumato.report import pictures
 
     n = args.number
-    _positive(number=n, steps=args.steps, batch=args.batch)
-    system = open_run(args.run, args.device)
+    check_counts(number=n, steps=args.steps, batch=args.batch)
+    system = open_run(args.run, args.device, "draws")
     channels, side = image_space(system)[0], image_space(system)[-1]
     picture, mask = _layered(args.image), _layered(args.mask)
     hole, rule = masks.hole_of(mask, picture, side, args.mask)
@@ -61,10 +61,10 @@ def edit(args: Namespace) -> None:
             seeds=seeds,
             batch=args.batch,
             watch=watch,
-            **_options(args),
+            **options_of(args),
         )
     images = [masks.put_back(picture, pictures.picture(one), hole, place) for one in painted]
-    facts = [{**fact, "source": args.image, "mask": rule} for fact in _drawn_facts(args, system, seeds, prompts)]
+    facts = [{**fact, "source": args.image, "mask": rule} for fact in drawn_facts(args, system, seeds, prompts)]
     written = write_pictures(images, args.out, [str(seed) for seed in seeds], facts, prompts)
     if args.json:
         say_json({"run": args.run, "written": written, "images": facts})

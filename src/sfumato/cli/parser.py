@@ -206,18 +206,6 @@ def _plain(text: str) -> str:
     return re.sub(r"<class '(\w+)'>|typing\.Literal", r"\1", text).strip()
 
 
-def kind(hint: Any) -> str:
-    """A type as a person writes it: INT, FLOAT, {a,b,c}, INT|none."""
-    import types
-    import typing
-
-    if typing.get_origin(hint) is typing.Literal:
-        return "{" + ",".join(map(str, typing.get_args(hint))) + "}"
-    if isinstance(hint, types.UnionType):
-        return "|".join("none" if part is type(None) else kind(part) for part in typing.get_args(hint))
-    return "true|false" if hint is bool else hint.__name__.upper()
-
-
 def _file_first(words: Words) -> Words:
     """The words, with --config before all others, so that what is typed counts more than what a file says."""
     for i, word in enumerate(words):

@@ -34,11 +34,15 @@ def best_device(asked: str | None) -> Any:
     return device
 
 
-def open_run(run: str, device: str | None = None) -> Any:
-    """The trained system of a run folder or of the hub, on its device, in eval mode."""
+def open_run(run: str, device: str | None = None, ability: str | None = None) -> Any:
+    """The trained system of a run folder or of the hub, on its device, in eval mode; UsageError where it lacks an
+    ability that a verb needs."""
     from sfumato.checkpoint.hub import load
 
-    return load(run).to(best_device(device))
+    system = load(run).to(best_device(device))
+    if ability is not None:
+        able(system, run, ability)
+    return system
 
 
 def able(system: Any, run: str, ability: str) -> None:
@@ -133,6 +137,16 @@ def default_steps(system: Any) -> int | None:
 
 
 # ---- pictures ----
+
+
+def refuse_vectors(system: Any, run: str) -> None:
+    """UsageError where what the run draws is no picture, but what its codec encodes and does not decode."""
+    codec = getattr(getattr(system, "last", system), "codec", None)
+    if codec is not None and not codec.decodes:
+        raise UsageError(
+            f"What {run} draws are vectors of {codec.space}, which no picture can be made of by itself. Draw from a "
+            "cascade, whose next system is conditioned on them; in Python, `sample` gives the vectors."
+        )
 
 
 def read_pictures(paths: Sequence[str], system: Any) -> Any:

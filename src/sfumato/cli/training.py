@@ -35,8 +35,11 @@ def _train_options(parser: Parser, words: Words) -> None:
         nargs="+",
         action="extend",
         default=None,
-        metavar="STAGE=RUN",
-        help="takes a stage or a part over, as codec=runs/vae or small.prior=runs/ddpm",
+        metavar="NAME=RUN",
+        help="takes a stage or a part over, as codec=runs/vae or small.prior=runs/ddpm; all=RUN trains on from a run",
+    )
+    parser.add_argument(
+        "--tune", action="store_true", help="what --from gives is where training begins, not what is left as it is"
     )
     parser.add_argument("--precision", type=Literal["fp32", "bf16"], default="fp32", help="of the arithmetic")
     parser.add_argument("--device", type=str | None, default=None, help="cpu, cuda or mps; the best if not given")
@@ -96,6 +99,7 @@ def train(args: Namespace) -> None:
         background=args.background,
         allow_bad=args.allow_bad,
         from_=_given_stages(args.from_ or []),
+        tune=args.tune,
         **{name: value for name, value in args.given.items() if name not in OWN},
     )
     _conclude(run, args.score, args.json)

@@ -92,6 +92,7 @@ class Words(Codec):
         self.register_buffer("store", torch.zeros(64 * vocab + 2**16, dtype=torch.uint8))
         self._built: tuple[tuple[int, int], Tokenizer] | None = None
         self._known: dict[str, tuple[int, ...]] = {}
+        self._cut = False  # whether a text was, and it was said
 
     # ── the vocabulary ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -204,7 +205,10 @@ class Words(Codec):
         _, begin, end = self.marks
         ids, room = self.tokenizer.encode(text).ids, self.space.shape[0] - 2
         if len(ids) > room:
-            warnings.warn(f"A text of {len(ids)} tokens was cut to the {room} that fit: {text[:60]!r}…", stacklevel=4)
+            if not self._cut:  # of a set of long texts nobody wants to read a line each
+                said = f"A text of {len(ids)} tokens was cut to the {room} that fit: {text[:60]!r}…"
+                warnings.warn(f"{said} So will be others, without a word.", stacklevel=4)
+            self._cut = True
             whole, ids = self._text(ids), ids[:room]
             while ids and not whole.startswith(self._text(ids)):  # the cut went through a character
                 ids = ids[:-1]

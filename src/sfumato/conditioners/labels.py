@@ -21,6 +21,7 @@ class Labels(Conditioner):
     Raises UsageError for a label that no class has."""
 
     keys = ("label",)
+    label_rows = ("table.weight",)  # its first rows are the classes', see train/tuning.py
 
     def __init__(self, classes: int, width: int, drop: float = 0.1, attended: bool = False):
         super().__init__()

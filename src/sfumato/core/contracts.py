@@ -79,7 +79,8 @@ class Codec(nn.Module, ABC):
     x is a batch's entry `reads`: images (B, C, H, W), texts (B strings), or of two entries a tuple of both.
 
     Laws: decode(encode(x)) has the shape of x. encode is deterministic (the mean or mode of q). Where `exact`,
-    decode inverts encode. A learned codec is an Objective; the defaults here make the others one with nothing to learn.
+    decode inverts encode. A codec that `decodes` nothing (an embedding) writes no `decode`. A learned codec is an
+    Objective; the defaults here make the others one with nothing to learn.
     """
 
     space: Space
@@ -87,6 +88,7 @@ class Codec(nn.Module, ABC):
     reads: Entry | tuple[Entry, ...] = "image"
     holds: tuple[Entry, ...] = ()  # the entries that may be given, each of which fixes a part of the latent: see `hold`
     exact: bool = False
+    decodes: bool = True  # whether x can be had of z alone; an embedding says what x means, and another system draws it
     learned: bool = False
     discrete: bool = False  # whether log-probabilities of x are of 8-bit values (nats), not densities on [−1, 1]
     kind: Kind | None = None  # what `lift` gives; None: this codec has no likelihood
@@ -95,8 +97,11 @@ class Codec(nn.Module, ABC):
     @abstractmethod
     def encode(self, x: Tensor) -> Tensor: ...
 
-    @abstractmethod
-    def decode(self, z: Tensor) -> Tensor: ...
+    def decode(self, z: Tensor) -> Tensor:
+        raise Misfit(
+            f"{type(self).__name__} yields {self.space}, which it cannot decode. A cascade draws from it: as its next "
+            "system take one that is conditioned on what this one yields."
+        )
 
     def take(self, batch: Batch) -> Any:
         """x, out of a batch."""
@@ -201,6 +206,7 @@ class Prior(nn.Module, ABC):
     """
 
     spaces: tuple[type, ...]
+    varying: bool = False  # whether it models sequences of varying length too
     space: Space
     kind: Kind | None = None
     discrete: bool = False  # whether log_prob is of 8-bit values on a grid, not a density

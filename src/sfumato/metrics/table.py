@@ -360,25 +360,31 @@ def evaluate(
     was_training = getattr(system, "training", False)
     if was_training:
         system.eval()
-    found: Scores = {}
-    lost: dict[str, str] = {}
     try:
-        for name, metric in chosen:
-            try:
-                measured = metric.measure(run)
-            except (SfumatoError, ValueError, ArithmeticError, RuntimeError) as error:
-                if metrics is not None:
-                    raise
-                lost[name] = (str(error).strip() or type(error).__name__).splitlines()[0]
-                continue
-            for key, score in measured.items():
-                if math.isfinite(score.value):
-                    found[key] = score
-                else:
-                    lost[key] = f"it is {score.value}, of so few pictures or such alike ones"
+        found, lost = _measured(run, chosen, strict=metrics is not None)
     finally:
         if was_training:
             system.train()
     protocol = {**run.protocol(), "scores": {name: dict(score.protocol) for name, score in found.items()}}
     protocol |= {"left_out": lost} if lost else {}
     return {"scores": {name: score.value for name, score in found.items()}, "protocol": protocol}
+
+
+def _measured(run: Evaluation, chosen: Iterable[tuple[str, Metric]], strict: bool) -> tuple[Scores, dict[str, str]]:
+    """The scores that are numbers, and why the others are lost; where `strict`, what cannot be measured is raised."""
+    found: Scores = {}
+    lost: dict[str, str] = {}
+    for name, metric in chosen:
+        try:
+            measured = metric.measure(run)
+        except (SfumatoError, ValueError, ArithmeticError, RuntimeError) as error:
+            if strict:
+                raise
+            lost[name] = (str(error).strip() or type(error).__name__).splitlines()[0]
+            continue
+        for key, score in measured.items():
+            if math.isfinite(score.value):
+                found[key] = score
+            else:
+                lost[key] = f"it is {score.value}, of so few pictures or such alike ones"
+    return found, lost

@@ -11,6 +11,9 @@ Sampling keeps what the net has computed (net.start, net.step), and what is know
 where the net can (net.resume). Guided features are h = h_u + s (h_c − h_u), for tokens the logits, the null rows
 standing in the same cached batch.
 
+Where the length varies, the net's last feature is the logit of whether a position is there, given that all before are
+(priors/presence.py); what is not there is neither learned from nor scored, and guided this logit is as tokens' are.
+
 Positions may have alphabets of their own, `letters`: p is then over those alone. `parts` of the positions may count by
 weights of their own: Σ_part w_part · mean over the part of −log p.
 
@@ -22,6 +25,7 @@ arXiv:1310.1757; two alphabets in a row, one eighth to seven, Ramesh et al. 2021
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -32,10 +36,11 @@ from sfumato.core.condition import Condition
 from sfumato.core.contracts import Kind, Known, Prior, Terms
 from sfumato.core.errors import Misfit, UsageError
 from sfumato.core.noise import Noise
-from sfumato.core.space import Grid, Sequence, Space, Tokens, check, from_rows, rows, to_rows
+from sfumato.core.space import Grid, Sequence, Space, Tokens, check, from_rows, presence, rows, to_rows, varies
 from sfumato.core.tensors import against, per_image
 from sfumato.likelihoods import Likelihood
 from sfumato.priors import heads
+from sfumato.priors import presence as there_or_not
 from sfumato.priors.choice import choose, shape
 from sfumato.priors.guidance import linear, pair
 from sfumato.priors.orders import order_of
@@ -60,10 +65,10 @@ class Causal(Protocol):
 class _Cached:
     """The net as a function of (last, before, condition), as guidance wants it; the first call opens the cache, and
     reads there what stands before the last, if anything. The order of the guided rows is that of the unguided ones,
-    twice."""
+    twice. Of an entry it reads the first `width`; None: all."""
 
-    def __init__(self, net: Causal, told: dict[str, Tensor]):
-        self.net, self.told, self.state = net, told, None
+    def __init__(self, net: Causal, told: dict[str, Tensor], width: int | None = None):
+        self.net, self.told, self.state, self.width = net, told, None, width
 
     def __call__(self, last: Tensor | None, before: Tensor | None, condition: Condition) -> Tensor:
         if self.state is None:
@@ -73,8 +78,8 @@ class _Cached:
             if before is None:
                 self.state = self.net.start(condition, **_told(order))
             else:
-                self.state = self.net.resume(condition, before, **_told(order))  # type: ignore[attr-defined]
-        return self.net.step(self.state, last)
+                self.state = self.net.resume(condition, before[..., : self.width], **_told(order))  # type: ignore[attr-defined]
+        return self.net.step(self.state, None if last is None else last[..., : self.width])
 
 
 class _Held:
@@ -110,6 +115,7 @@ class Autoregressive(Prior):
     `parts`: the names of parts of the positions, which hold each position once, and their weights."""
 
     spaces = (Tokens, Sequence, Grid)
+    varying = True
     letters: Tensor | None
 
     def __init__(
@@ -127,11 +133,15 @@ class Autoregressive(Prior):
     ):
         super().__init__()
         self.space, self.line = space, rows(space)
+        if isinstance(self.line, Sequence):  # of vectors, whether they are all there or not
+            self.line = replace(self.line, varying=False)
         self.net, self.head = net, heads.check_head(head, self.line)
         if smoothing and not self.tokens:
             raise UsageError("Label smoothing spreads a target over all tokens; a latent of vectors has no tokens.")
         self.order, self.smoothing, self.corrupt, self.repeats = order, smoothing, corrupt, repeats
         self.kind: Kind | None = heads.kind_of(head)
+        if self.varies and order != "raster":
+            raise Misfit(f"What is there of {space} comes first, so it is gone through in that order, not {order!r}.")
         fixed = order not in ("raster", "any")
         self.register_buffer("places", order_of(order, self.line) if fixed else None)  # π, of a fixed order
         self.register_buffer("letters", heads.check_letters(letters, self.line), persistent=False)
@@ -141,6 +151,10 @@ class Autoregressive(Prior):
     def tokens(self) -> bool:
         return isinstance(self.space, Tokens)
 
+    @property
+    def varies(self) -> bool:
+        return varies(self.space)
+
     def _visits(self, noise: Noise | None = None) -> Tensor | None:
         """π: (N,), (B, N) where each example has its own, or None for the raster."""
         if self.order == "any" and noise is not None:
@@ -149,9 +163,12 @@ class Autoregressive(Prior):
 
     def loss(self, z: Tensor, condition: Condition, noise: Noise, progress: float = 1.0, player: int = 0) -> Terms:
         """ "nats": mean over the positions (not over the D entries of one); or the terms of a head of its own; or, of
-        parts, each one's mean times its weight, by its name."""
+        parts, each one's mean times its weight, by its name. Of a varying length also "presence", each a sum divided by
+        N, so that with a likelihood they add up to −log p / N."""
         order = self._visits(noise)
         z = taken(to_rows(self.space, check(self.space, z)), order)
+        if self.varies:
+            return self._varying(z, condition, noise, progress)
         h = self._net(self._spoilt(z, noise, order), condition, order)
         if not isinstance(self.line, Tokens):
             times = 1 if isinstance(self.head, Likelihood) else self.repeats
@@ -166,6 +183,18 @@ class Autoregressive(Prior):
         nats, asked = (put(part, order) for part in found)
         of = {name: (slice(None), slice(at.start, at.stop)) for name, (at, _) in self.parts.items()}
         return {name: weight * heads.mean(nats[of[name]], asked[of[name]]) for name, (_, weight) in self.parts.items()}
+
+    def _varying(self, z: Tensor, condition: Condition, noise: Noise, progress: float) -> Terms:
+        z, there = z[..., :-1], presence(z)
+        h = self._net(self._spoilt(z, noise, None), condition, None)
+        nats, share = there_or_not.nats(h[..., -1], there).mean(), there.float().mean()
+        times = 1 if isinstance(self.head, Likelihood) else self.repeats
+        keep = there.clone()
+        keep[0, 0] |= ~there.any()  # where nothing is there a head is asked all the same, and counts nothing
+        keep = keep.repeat_interleave(times, 1)
+        h, z = (x.repeat_interleave(times, 1)[keep] for x in (h[..., :-1], z))
+        terms = heads.loss(self.head, h, z, noise.parts(self.line.length * times, keep), progress)
+        return {"presence": nats, **{name: share * term for name, term in terms.items()}}
 
     def _letters(self, order: Tensor | None, i: int | None = None) -> Tensor | None:
         """Which letters may stand at the steps of an order, (N, K) or (B, N, K); or at step i, (K,) or (B, K)."""
@@ -195,6 +224,12 @@ class Autoregressive(Prior):
         head its bound."""
         order = self._visits()
         z = taken(to_rows(self.space, check(self.space, z)), order)
+        if self.varies:
+            z, there = z[..., :-1], presence(z)
+            h = self._net(z, condition, order)
+            found = heads.log_prob(self.head, h[..., :-1][there], z[there], noise.parts(self.line.length, there))
+            asked = there_or_not.nats(h[..., -1], there)
+            return per_image(asked.new_zeros(there.shape).masked_scatter(there, found.to(asked)) - asked)
         h = heads.only(self._net(z, condition, order), self._letters(order))
         parts = noise.parts(self.line.length)
         return per_image(heads.log_prob(self.head, h.flatten(0, 1), z.flatten(0, 1), parts).unflatten(0, (len(z), -1)))
@@ -219,40 +254,51 @@ class Autoregressive(Prior):
         head_steps: int | None = None,
     ) -> Tensor:
         """temperature divides the logits (0: always the likeliest), and of vectors scales the deviations that a mixture
-        or a normal is drawn with (arXiv:2312.02116); top_k and top_p keep the likeliest tokens. `known`
-        positions are kept as given, wherever they are, and what comes after them sees them; where all rows begin with
-        as many, these are read in one pass. Where something is known, `null_known` stands instead in the rows where the
-        unguided u is computed, which without a `null` hear the same condition. `order`, of a prior that learned any: a
-        name of priors.orders, "random" being another for each image, or "known", what is known first (the default where
-        something is, else the raster)."""
+        or a normal is drawn with (arXiv:2312.02116), but not how many come; top_k and top_p keep the likeliest tokens.
+        `known` positions are kept as given, wherever they are, and what comes after them sees them; where all rows
+        begin with as many, these are read in one pass. Where something is known, `null_known` stands instead in the
+        rows where the unguided u is computed, which without a `null` hear the same condition. `order`, of a prior that
+        learned any: a name of priors.orders, "random" being another for each image, or "known", what is known first
+        (the default where something is, else the raster)."""
         if not self.tokens and (top_k is not None or top_p != 1):
             raise UsageError("top_k and top_p choose among tokens; this prior draws continuous vectors.")
+        known, null_known = (there_or_not.completed(self.space, one) for one in (known, null_known))
         null_known = heads.beside(known, null_known)
         if order is None and self.order == "any" and known is not None:
             order = "known"
         visits = self._visits() if order is None else self._wanted(order, noise, known)
         held, other = _Held(self.space, known, visits), _Held(self.space, null_known, visits)
         # all drawn before: how many numbers a row uses does not depend on what it draws
-        uniforms = noise.uniform(*self.line.shape) if self.tokens else None
+        uniforms = noise.uniform(self.line.length) if self.tokens or self.varies else torch.empty(0)
         options = heads.stepping(self.head, head_steps)
         options |= {} if self.tokens else heads.cooling(self.head, temperature)
         null = condition if null is None and null_known is not None else null
-        step = pair(_Cached(self.net, _told(visits)), condition, null, guidance)
+        width = self.line.width if isinstance(self.line, Sequence) else None
+        step = pair(_Cached(self.net, _told(visits), width), condition, null, guidance)
         drawn = held.run() if hasattr(self.net, "resume") else []
         theirs, n = [other.at(i, z) for i, z in enumerate(drawn)], len(drawn)
         for i in range(n, self.line.length):
             c, u = step(*_read(drawn, i == n), beside=_read(theirs, i == n))
-            if uniforms is not None:
-                logits = self.head(c if u is None else linear(c, u, guidance), dim=-1).logits  # type: ignore[operator,union-attr]
-                logits = heads.only(logits, self._letters(visits, i))
+            h = c if u is None else linear(c, u, guidance)
+            if self.tokens:
+                logits = heads.only(self.head(h, dim=-1).logits, self._letters(visits, i))  # type: ignore[operator,union-attr]
                 z = choose(shape(logits, temperature, top_k, top_p), uniforms[:, i])
             else:
                 for _ in range(n + 1 if i == n else 1):  # what is known is drawn too, and dropped: later numbers stay
-                    z = heads.draw(self.head, c, u, guidance, noise, **options)
-            drawn.append(held.at(i, z))
+                    z = heads.draw(self.head, *self._heard(c, u), guidance, noise, **options)
+                if self.varies:
+                    z = there_or_not.joined(z, h[..., -1], uniforms[:, i], drawn[-1] if drawn else None)
+            z = held.at(i, z)
+            drawn.append(there_or_not.emptied(z) if self.varies else z)
             theirs.append(other.at(i, drawn[-1]))
         z = from_rows(self.space, put(torch.stack(drawn, 1), visits))
         return z if known is None else torch.where(known[1], known[0], z)
+
+    def _heard(self, c: Tensor, u: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What the head is told: the features, but for the one that says whether a position is there."""
+        if not self.varies:
+            return c, u
+        return c[..., :-1], None if u is None else u[..., :-1]
 
     def _wanted(self, order: str, noise: Noise, known: Known | None) -> Tensor:
         if self.order != "any":

@@ -118,7 +118,7 @@ def chain(
         net = causal(dims, line, doors, orders=order == "any", **options)
         return Autoregressive(space, net, Categorical(line.vocab), order=order)
     mixture = Mixture()
-    features = mixture.channels(line.width) if head is None else dims.width
+    features = (mixture.channels(line.width) if head is None else dims.width) + line.varying
     net = causal(dims, line, doors, features, orders=order == "any", **options)
     return Autoregressive(space, net, head or mixture, order=order, corrupt=NOISE, repeats=4)
 

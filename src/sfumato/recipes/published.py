@@ -23,9 +23,9 @@ from sfumato.core.space import Grid
 from sfumato.likelihoods import Laplace
 from sfumato.nn import published as theirs
 from sfumato.recipes.frame import Frame
-from sfumato.recipes.sizes import planner
+from sfumato.recipes.sizes import VIT_PUBLISHED, Trunk, planner
 from sfumato.recipes.table import add, build
-from sfumato.systems import System
+from sfumato.systems import Classifier, System
 
 KINDS = ("AutoencoderKL", "VQModel")
 
@@ -93,4 +93,33 @@ def from_diffusers(folder: str | Path, side: int | None = None) -> System:
         codec.bottleneck.codes.copy_(found.codebook)
         codec.bottleneck.sums.copy_(found.codebook)
         codec.bottleneck.fitted.fill_(True)
+    return system.eval()
+
+
+def from_published(folder: str | Path) -> System | Classifier:
+    """Whatever of ours a folder of diffusers or transformers becomes, by its config.json."""
+    try:
+        settings = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{folder} has no config.json that can be read: {error}.") from error
+    if isinstance(settings, dict) and settings.get("model_type") == "vit":
+        return from_vit(folder, settings)
+    return from_diffusers(folder)
+
+
+@torch.no_grad()
+def from_vit(folder: str | Path, settings: dict[str, Any]) -> Classifier:
+    """A ViTForImageClassification of a published shape, with the names of its classes."""
+    shape = Trunk(settings["hidden_size"], settings["num_hidden_layers"], settings["num_attention_heads"])
+    name = next((name for name, trunk in VIT_PUBLISHED.items() if trunk == shape), None)
+    if name is None or settings["intermediate_size"] != 4 * shape.width:
+        known = ", ".join(f"{name} ({t.width} × {t.depth})" for name, t in VIT_PUBLISHED.items())
+        raise WeightsError(f"{folder} is a ViT of another shape than the published ones: {known}.")
+    names = theirs.vit_labels(settings)
+    dials = {"trunk": name, "side": settings["image_size"], "patch": settings["patch_size"]}
+    with torch.random.fork_rng([]):
+        system = build("vit", **dials, channels=settings.get("num_channels", 3), classes=len(names))
+    assert isinstance(system, Classifier)
+    system.network.load_state_dict(theirs.vit(folder).state_dict())  # type: ignore[attr-defined]
+    system.classes = names
     return system.eval()

@@ -139,7 +139,8 @@ def _copies(opened: Opened, images: Tensor) -> str:
 
 def reconstructions(opened: Opened) -> str:
     system = opened.system
-    if not getattr(getattr(system, "codec", None), "learned", False) or system.entries != ("image",):
+    codec = getattr(system, "codec", None)
+    if codec is None or not (codec.learned and codec.decodes) or system.entries != ("image",):
         return ""
     source = opened.source
     rows = [i * len(source) // min(REBUILT, len(source)) for i in range(min(REBUILT, len(source)))]

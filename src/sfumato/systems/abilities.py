@@ -53,6 +53,9 @@ class Draws(Protocol):
 class Encodes(Protocol):
     def encode(self, x: Any) -> Tensor: ...
 
+
+@runtime_checkable
+class Decodes(Protocol):
     def decode(self, z: Tensor) -> Any: ...
 
 
@@ -94,7 +97,8 @@ class Ranks(Protocol):
 
 ABILITIES: dict[str, tuple[type, str]] = {  # name → (protocol, what a person calls it)
     "draws": (Draws, "draw"),
-    "encodes": (Encodes, "encode and decode"),
+    "encodes": (Encodes, "encode"),
+    "decodes": (Decodes, "decode"),
     "reconstructs": (Reconstructs, "reconstruct"),
     "scores": (Scores, "give likelihoods"),
     "classifies": (Classifies, "classify"),
@@ -115,5 +119,5 @@ def can(thing: Any, ability: str) -> bool:
 
 
 def in_words(names: Iterable[str]) -> str:
-    """("draws", "encodes") → "draw, encode and decode"; "nothing" of none."""
+    """("draws", "encodes") → "draw, encode"; "nothing" of none."""
     return ", ".join(ABILITIES[name][1] for name in names) or "do nothing"

@@ -3,6 +3,7 @@
 image            (n, C, H, W) float in [−1, 1]
 text             n strings
 of two entries   a tuple of both, row i of one beside row i of the other
+of neither       a codec that does not decode (an embedding) is read, and what its system draws are its latents
 """
 
 from __future__ import annotations
@@ -94,8 +95,12 @@ def shown(x: Any) -> Any:
     return x.clamp(-1, 1) if isinstance(x, Tensor) and x.ndim == 4 and x.is_floating_point() else x
 
 
-def drawn(x: Any, codec: Codec, given: Iterable[str]) -> Any:
-    """Of two entries what was not given, alone or both; of one the whole."""
+def drawn(z: Tensor, codec: Codec, given: Iterable[str]) -> Any:
+    """What drawn latents are: decoded, and of two entries what was not given, alone or both. Where the codec does not
+    decode, they themselves."""
+    if not codec.decodes:
+        return z
+    x = shown(codec.decode(z))
     if not isinstance(x, tuple):
         return x
     left = [part for part, name in zip(x, entries(codec)) if name not in set(given)]

@@ -34,11 +34,12 @@ from sfumato.core.contracts import (
 from sfumato.core.errors import Misfit, UsageError
 from sfumato.core.noise import Noise, derive
 from sfumato.core.registry import nearest
-from sfumato.core.space import Grid, Space, Tokens, check, size
+from sfumato.core.space import Space, Tokens, check, size
 from sfumato.systems import matter, shown
 from sfumato.systems.between import interpolate
 from sfumato.systems.extend import extend
 from sfumato.systems.inputs import as_rows, check_batch, check_images, check_mask, check_seeds, take
+from sfumato.systems.misfits import refuse_misfits
 from sfumato.systems.options import check_options, check_scale
 from sfumato.systems.whole import Watch
 
@@ -51,7 +52,7 @@ class System(nn.Module):
 
     def __init__(self, codec: Codec, prior: Prior | None = None, conditioner: Conditioner | None = None):
         super().__init__()
-        _refuse_misfits(codec, prior, conditioner)
+        refuse_misfits(codec, prior, conditioner)
         self.codec, self.prior, self.conditioner = codec, prior, conditioner
         self.recipe: dict[str, Any] = {}  # name and dials, set by recipes.build
         self.classes: list[str] = []  # what the labels are called, by their numbers; empty where nobody said
@@ -157,7 +158,9 @@ class System(nn.Module):
     @property
     def lacks(self) -> tuple[str, ...]:
         """What it cannot do, though a System can: see systems/abilities.py."""
-        return (*(("draws",) if self.prior is None else ()), *(() if self.has_log_prob else ("scores",)))
+        draws, decodes = self.prior is not None, self.codec.decodes
+        has = {"draws": draws, "decodes": decodes, "reconstructs": decodes, "scores": self.has_log_prob}
+        return tuple(name for name, there in has.items() if not there)
 
     @property
     def device(self) -> torch.device:
@@ -189,8 +192,9 @@ class System(nn.Module):
         watch: Watch | None = None,
         **options: Any,
     ) -> Any:
-        """What the codec reads: images (n, C, H, W) in [−1, 1], or n texts. Row i is a function of seeds[i] and of
-        row i of `given`, for one `batch` size.
+        """What the codec reads: images (n, C, H, W) in [−1, 1], or n texts; of a codec that does not decode the
+        latents, (n, 1, D) of an embedding. Row i is a function of seeds[i] and of row i of `given`, for one `batch`
+        size.
 
         `given` maps the conditioner's keys to n values each, or to one for all; a label is a number or, where the
         system knows its classes, a name. Of a codec that reads two entries one may be given too, and the other is
@@ -213,7 +217,7 @@ class System(nn.Module):
             elif fixed:
                 more = self._held(given or {}, n, rows, guidance)
             z = prior.sample(condition, noise, null=null, guidance=guidance, **more, **options)
-            found.append(matter.drawn(matter.shown(self.codec.decode(z)), self.codec, fixed))
+            found.append(matter.drawn(z, self.codec, fixed))
             if watch is not None:
                 watch(min(batch * len(found), n), n)
         return matter.of_rows(matter.joined(found), list(range(n)))
@@ -330,7 +334,7 @@ class System(nn.Module):
     def _prior(self) -> Prior:
         if self.prior is None:
             raise Misfit(
-                f"This system is a {type(self.codec).__name__} alone: it encodes and decodes, but has no prior. "
+                f"This system is a {type(self.codec).__name__} alone, which has no prior. "
                 "Train one over its latents, for instance `sfumato train ldm DATA --from codec=RUN`."
             )
         return self.prior
@@ -378,23 +382,3 @@ class System(nn.Module):
             if deaf:
                 raise UsageError(f"The system was built without a condition, so it cannot listen to {deaf[0]!r}.")
         return as_rows(given, n, self.classes)
-
-
-def _refuse_misfits(codec: Codec, prior: Prior | None, conditioner: Conditioner | None) -> None:
-    if prior is None:
-        if conditioner is not None:
-            raise Misfit("A condition without a prior has nobody to listen to it. Hand a prior in, or no conditioner.")
-        return
-    if not isinstance(codec.space, prior.spaces):
-        accepted = " or ".join(kind.__name__ for kind in prior.spaces)
-        raise Misfit(
-            f"{type(prior).__name__} models {accepted}, but {type(codec).__name__} yields {codec.space}. "
-            "Choose a prior for that kind of latent, or a codec with another bottleneck."
-        )
-    if codec.space != prior.space:
-        raise Misfit(
-            f"{type(prior).__name__} was built for {prior.space}, but {type(codec).__name__} yields {codec.space}. "
-            "Build the prior with space=codec.space."
-        )
-    if "image" in matter.entries(codec) and not isinstance(codec.data, Grid):
-        raise Misfit(f"Images are a Grid, and {type(codec).__name__} says that its data are {codec.data}.")

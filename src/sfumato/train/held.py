@@ -4,10 +4,11 @@ Which part, in this order:
     0              none, if `held_out` says so
     a part         of the set, if `held_out` says how much: the pictures with the smallest derive("held out", seed, i)
     valid, test    the set's own, if it has one: nothing is taken from training
-    2 %            of a set of LARGE pictures and more, by the same rule
+    2 %            of a set of LARGE pictures and more, by the same rule, and at most MOST
 
-and at most MOST of them are looked at. The loss is that of player 0, with the averaged weights, in eval mode, with
-noise that is the same each time: two values of one run differ by the weights alone. Two players have none.
+and at most MOST of them are looked at, the same ones each time. The loss is that of player 0, with the averaged
+weights, in eval mode, with noise that is the same each time: two values of one run differ by the weights alone. Two
+players have none.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from sfumato.train.request import Request
 
 LARGE = 1000  # pictures of a set from which on a part is taken without being asked for
 PART = 0.02
+NONE = "none"  # how nothing was chosen
 MOST = 256  # pictures that are looked at
 BATCH = 32
 LOOKS = 10  # a stage, and none of one of fewer than FIRST steps, which tell nothing yet
@@ -32,22 +34,25 @@ FIRST = 50
 
 
 def split(source: Set, request: Request) -> tuple[Set, Set | None, str]:
-    """(what is trained on, what is held out, how that was chosen, in words)."""
+    """(what is trained on, what of the held-out part is looked at, how that was chosen, in words)."""
     part = request.held_out
     if part == 0:
-        return source, None, "none"
+        return source, None, NONE
     if part is None:
         own = _own_part(source, request)
         if own is not None:
             return source, *own
-        part = PART if len(source) >= LARGE and source.files is not None else 0.0
-    count = min(MOST, round(part * len(source)))
+        count = min(MOST, round(PART * len(source))) if len(source) >= LARGE and source.files is not None else 0
+    else:
+        count = round(part * len(source))
     if count < 1 or count >= len(source):
-        return source, None, "none"
+        return source, None, NONE
     order = sorted(range(len(source)), key=lambda i: derive("held out", request.seed, i))
     out = set(order[:count])
     rest = [i for i in range(len(source)) if i not in out]
-    return source.subset(rest), source.subset(sorted(out)), f"{count} of {len(source)} pictures, taken by chance"
+    how = f"{count} of {len(source)} pictures, taken by chance"
+    how += f", of which {MOST} are looked at" if count > MOST else ""
+    return source.subset(rest), source.subset(sorted(order[: min(count, MOST)])), how
 
 
 def judged_on(source: Set, request: Request) -> tuple[Set, str]:
@@ -112,17 +117,15 @@ class Best:
     def __init__(self, loss: float | None = None, step: int = 0, since: int = 0):
         self.loss, self.step, self.since = loss, step, since
 
-    def betters(self, loss: float) -> bool:
-        """Whether this would be the best; NaN never is."""
+    def beaten_by(self, loss: float) -> bool:
+        """Whether `loss` is a better one; NaN never is."""
         return loss == loss and (self.loss is None or loss < self.loss)
 
-    def hears(self, loss: float, step: int) -> bool:
-        """Whether this is the best."""
-        if self.betters(loss):
+    def hears(self, loss: float, step: int) -> None:
+        if self.beaten_by(loss):
             self.loss, self.step, self.since = loss, step, 0
-            return True
-        self.since += 1
-        return False
+        else:
+            self.since += 1
 
     def record(self) -> Sequence[Any]:
         return [self.loss, self.step, self.since]

@@ -31,10 +31,19 @@ WIDE = 90  # columns from which there is room for a bar beside what is said
 
 
 class Log:
-    """`offset` is the number of steps of the stages before; `steps` those of this one, None when time decides."""
+    """`offset` is the number of steps of the stages before; `steps` those of this one, None when time decides; `unit`
+    what a row of a batch is."""
 
     def __init__(
-        self, run: Path, stage: str, offset: int, steps: int | None, *, quiet: bool = False, board: bool = True
+        self,
+        run: Path,
+        stage: str,
+        offset: int,
+        steps: int | None,
+        *,
+        quiet: bool = False,
+        board: bool = True,
+        unit: str = "images",
     ):
         self.path, self.run, self.stage, self.offset, self.steps = run / "metrics.jsonl", run, stage, offset, steps
         self.every = EVERY if steps is None or steps > 10 * EVERY else 1
@@ -42,19 +51,18 @@ class Log:
         self._written = -1
         self._board: Any = None
         self._wants_board = board
-        self._voice = Silence() if quiet else Bar(stage) if Console(stderr=True).is_terminal else Lines(stage)
+        self._voice = Silence() if quiet else Bar(stage) if Console(stderr=True).is_terminal else Lines(stage, unit)
 
-    def step(
-        self, step: Step, diagnostics: Callable[[], Mapping[str, float]] | None = None, held: float | None = None
-    ) -> None:
-        """Hears every step, writes some, and asks for diagnostics of those; `held` is the loss on the held-out part,
-        where it was looked at."""
+    def step(self, step: Step, diagnostics: Callable[[], Mapping[str, float]], held: float | None = None) -> None:
+        """Hears every step, writes some; `held` is the loss on the held-out part, where it was looked at."""
         self.last = step
         self._voice.step(step)
-        due = step.step % self.every == 0 or step.step in (1, self.steps)
-        if due or held is not None or step.skipped:
-            said = diagnostics() if diagnostics is not None and (due or held is not None) else {}
-            self.write(step, said, held)
+        full = self.due(step) or held is not None  # a line with all that is known
+        if full or step.skipped:
+            self.write(step, diagnostics() if full else {}, held)
+
+    def due(self, step: Step) -> bool:
+        return step.step % self.every == 0 or step.step in (1, self.steps)
 
     def write(self, step: Step, diagnostics: Mapping[str, float], held: float | None = None) -> None:
         line: dict[str, Any] = {
@@ -149,8 +157,8 @@ class Silence:
 class Lines(Silence):
     """A line at the first step, then every half a minute, then at the last: what a file or a pipe can bear."""
 
-    def __init__(self, stage: str):
-        self.stage, self.spoken = stage, 0.0
+    def __init__(self, stage: str, unit: str = "images"):
+        self.stage, self.unit, self.spoken = stage, unit, 0.0
         self.unsaid: Step | None = None
 
     def step(self, step: Step) -> None:
@@ -160,7 +168,7 @@ class Lines(Silence):
 
     def _say(self) -> None:
         if self.unsaid is not None:
-            sys.stderr.write(f"{self.stage}: {describe(self.unsaid)}\n")
+            sys.stderr.write(f"{self.stage}: {describe(self.unsaid, unit=self.unit)}\n")
             self.spoken, self.unsaid = time.monotonic(), None
 
     def close(self) -> None:
@@ -190,9 +198,9 @@ class Bar(Silence):
         self.progress.stop()
 
 
-def describe(step: Step, brief: bool = False) -> str:
+def describe(step: Step, brief: bool = False, unit: str = "images") -> str:
     """One step in a line; `brief` leaves room beside it for the stage and the time, on 60 columns."""
     loss = f"skipped, {step.skipped}" if step.skipped else f"loss {step.loss:.4g}"
     speed = step.rows / step.seconds
-    said = f"{speed:.3g} images/s" if not brief else f"{speed:.3g}/s" if speed < 1000 else f"{speed / 1000:.3g}k/s"
+    said = f"{speed:.3g} {unit}/s" if not brief else f"{speed:.3g}/s" if speed < 1000 else f"{speed / 1000:.3g}k/s"
     return f"{step.progress:4.0%}  step {step.step}  {loss}  {said}"

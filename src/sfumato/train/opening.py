@@ -3,6 +3,7 @@ for how long, and every doubt about it.
 
     pictures …          as `sfumato data` tells them (data/told.py)
     shown at            the side that is trained, beside the sizes that the pictures have
+    held-out loss       on which pictures
     stages              steps, batch, and how often each picture will be seen
     device, precision   and a word where bf16 is slower than fp32
     about               a first estimate, from two steps of each stage on a copy of the system; minutes are as asked
@@ -26,7 +27,8 @@ from sfumato.core.contracts import Objective
 from sfumato.core.noise import Noise
 from sfumato.data import Set
 from sfumato.data.told import told
-from sfumato.train.donors import over
+from sfumato.train.donors import given_stages, kept
+from sfumato.train.held import NONE
 from sfumato.train.request import Request, plan_for
 
 log = logging.getLogger("sfumato")
@@ -34,10 +36,12 @@ MOST = 200_000_000  # parameters of what is copied for an estimate
 REAL_BF16 = "AVX512"  # processors without it compute bf16 by way of fp32: here ten times as slowly
 
 
-def opening(request: Request, system: Any, source: Set, accelerator: Accelerator, estimate: bool) -> dict[str, Any]:
+def opening(
+    request: Request, system: Any, source: Set, held_out: str, accelerator: Accelerator, estimate: bool
+) -> dict[str, Any]:
     """The facts of a training that is about to begin, for data.json: {"device", "precision", "stages", "seconds",
-    "warnings"}; `seconds` is None where it cannot be told."""
-    given = over(system, request.given or {})
+    "held_out", "warnings"}; `held_out` is what `split` says of it, `seconds` is None where it cannot be told."""
+    given = given_stages(system, kept(system, request))
     names = [name for name in system.stages() if name not in given]
     plans = {name: plan_for(request, name) for name in names}
     seconds: float | None = None
@@ -59,7 +63,11 @@ def opening(request: Request, system: Any, source: Set, accelerator: Accelerator
         "precision": request.precision,
         "stages": stages,
         "seconds": None if seconds is None else round(seconds, 1),
-        "warnings": list(_doubts(request, plans, source, accelerator.device)),
+        "held_out": held_out,
+        "warnings": [
+            *_doubts(request, plans, source, accelerator.device),
+            *_doubts_of_patience(request, {name: system.stages()[name] for name in names}, held_out),
+        ],
     }
 
 
@@ -72,6 +80,8 @@ def say(facts: dict[str, Any], source: Set, request: Request) -> None:
         seen = "" if stage["times_each"] is None else f", each {one} {stage['times_each']:g} times"
         steps = "as many steps as its minutes allow" if stage["steps"] is None else f"{stage['steps']:,} steps"
         rows.append((f"stage {name}", f"{steps} of {stage['batch']} {source.noun}{seen}"))
+    rows += [("begins", sentence) for sentence in facts.get("from", ())]
+    rows.append(("held-out loss", facts["held_out"] if facts["held_out"] == NONE else f"on {facts['held_out']}"))
     rows.append(("computed", f"on {facts['device']}, in {facts['precision']}"))
     if request.minutes is not None:
         rows.append(("takes", f"{request.minutes:g} minutes, as asked"))
@@ -146,4 +156,18 @@ def _doubts(request: Request, plans: dict[str, Any], source: Set, device: torch.
             yield (
                 f"This processor ({kind}) does not compute in bf16: torch goes through fp32 and back, several times as "
                 "slowly. Leave --precision out."
+            )
+
+
+def _doubts_of_patience(request: Request, stages: dict[str, Objective], held_out: str) -> Iterator[str]:
+    if request.patience is None:
+        return
+    if held_out == NONE:
+        yield "Patience has nothing to wait for: no part of the set is held out. --held-out P holds one out."
+        return
+    for name, objective in stages.items():
+        if len(objective.players()) > 1:
+            yield (
+                f"Patience does not end the stage {name}: of two players the loss of neither says which weights are "
+                "better, so none is looked at."
             )

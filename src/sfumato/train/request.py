@@ -52,6 +52,8 @@ class Request:
     held_out: float | None = None  # a part of the set; None: by the rule of held.py
     patience: int | None = None  # looks at the held-out part without a better loss that end a stage
     prompts: list[str] | None = None  # captions or classes of the sample grids
+    tune: bool = False  # whether what is given is where training begins
+    begun: list[str] | None = None  # the stages that began with all that another run's had
     further: str | None = None  # the stage that is trained on, after all were finished
     further_at: int | None = None  # the run's step at which that begins
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import html
-import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -41,7 +40,8 @@ from sfumato.core.errors import UsageError, WeightsError
 from sfumato.core.noise import derive
 from sfumato.core.space import Grid
 from sfumato.data import Set, open_data
-from sfumato.train.donors import taken
+from sfumato.train.course import Course
+from sfumato.train.donors import inherited, take_given
 from sfumato.train.fit import seeded
 from sfumato.train.fitting import check_heard, class_names_of, further, refuse_giants, refuse_unfit
 from sfumato.train.held import split
@@ -50,7 +50,7 @@ from sfumato.train.opening import opening, say
 from sfumato.train.parallel import accelerator_for
 from sfumato.train.ranks import watched
 from sfumato.train.request import MOST_FILES, SCHEMA, Request, absolute, open_again, read_request
-from sfumato.train.stages import Stages
+from sfumato.train.stages import Stages, over
 from sfumato.train.stop import Stop
 
 GREY = {"1", "L", "I;16", "I;16L", "I;16B", "I;16N"}  # Pillow's modes without colour
@@ -104,6 +104,7 @@ def train(
     prompts: Sequence[str] | None = None,
     background: str = "white",
     allow_bad: float = 0.05,
+    tune: bool = False,
     **dials: Any,
 ) -> Run:
     """Trains all stages of a recipe that `from_` does not give. `steps` are for each stage, `minutes` for all together;
@@ -111,9 +112,11 @@ def train(
 
     `held_out` is a part of the set that is not trained on (held.py says which, and what None means); `patience` ends a
     stage after so many looks at it that were none better. `prompts` are captions or classes of the sample grids.
-    `background` and `allow_bad` are those of open_data.
+    `background` and `allow_bad` are those of open_data. `from_` maps names of parts to runs (donors.py); with `tune`
+    what it gives is where training begins, not what is left as it is, and of "all" that is so anyway (tuning.py).
     """
-    run, dials = Path(out), _spoken(recipe, _with_codec(recipe, dials, from_, side), size, side)
+    dials, size, side = inherited(recipe, dials, from_ or {}, size, side)
+    run, dials = Path(out), _spoken(recipe, dials, size, side)
     request = Request(
         recipe=recipe,
         data=str(data),
@@ -136,30 +139,38 @@ def train(
         prompts=list(prompts) if prompts else None,
         background=background,
         allow_bad=allow_bad,
+        tune=tune,
     )
+    return _begin(run, request, data, quiet)
+
+
+def _begin(run: Path, request: Request, data: str | Path, quiet: bool) -> Run:
+    """Opens and builds what is asked for, says and keeps it, and goes."""
+    recipe = request.recipe
     if absolute(data) is not None and Path(data).exists() and run.exists() and Path(data).samefile(run):
         raise UsageError(
             f"{run} is the set itself. Choose another folder for --out; one inside the set is passed over."
         )
-    accelerator = accelerator_for(precision, device)
+    accelerator = accelerator_for(request.precision, request.device)
     with _sole(run, accelerator):
         if accelerator.is_main_process and (run / "train.json").exists():
             raise UsageError(f"{run} holds a run already. Go on by `sfumato resume {run}`, or choose another folder.")
         source = _open_for(request, data)
         request = replace(
             request,
-            dials=_answered(recipe, dials, source),
+            dials=_answered(recipe, request.dials, source),
             side=source.side or None,  # texts have none
             channels=source.channels or request.channels,
         )
         system = _build(request)
         check_heard(recipe, system, source, request)
         system.classes = class_names_of(system, source)
-        _take_given(system, request)
+        told, begun = take_given(system, request)
+        request = replace(request, begun=begun)
         seen, held, how = split(source, request)
         if accelerator.is_main_process:
-            facts = opening(request, system, seen, accelerator, estimate=not quiet)
-            facts["held_out"] = how
+            facts = opening(request, system, seen, how, accelerator, estimate=not quiet)
+            facts["from"] = told
             if not quiet:
                 say(facts, source, request)
             about = {"fingerprint": source.fingerprint, "classes": source.labels, **source.report, "training": facts}
@@ -211,9 +222,19 @@ def resume(
             if accelerator.is_main_process:
                 _keep(run, request)
         if state is None:
-            _take_given(system, request)
-        seen, held, _ = split(source, request)
+            take_given(system, request)
+        seen, held = _looked_at(source, request, state)
+        if state is not None and over(state[1], request) and not quiet:
+            log.info("%s is finished. --steps or --minutes train it longer; to go on with other data:", run)
+            log.info("  sfumato train %s DATA --out RUN --from all=%s", request.recipe, run)
         return _go(run, request, system, seen, held, state, accelerator, quiet)
+
+
+def _looked_at(source: Set, request: Request, state: Any) -> tuple[Set, Set | None]:
+    """The two parts of `split`; where nothing is left to train, the held-out one is not opened."""
+    if state is not None and over(state[1], request):
+        return source, None
+    return split(source, request)[:2]
 
 
 def _keep(run: Path, request: Request) -> None:
@@ -223,27 +244,6 @@ def _keep(run: Path, request: Request) -> None:
 def _sole(run: Path, accelerator: Accelerator) -> AbstractContextManager[None]:
     """The lock of the run folder, held by the main process for all."""
     return lock(run) if accelerator.is_main_process else nullcontext()
-
-
-def _with_codec(
-    recipe: str, dials: Mapping[str, Any], given: Mapping[str, str | Path] | None, side: int | None
-) -> dict[str, Any]:
-    """A codec that another run gives decides what is built: its recipe becomes the dial, its pictures' shape ours."""
-    if not given or "codec" not in given or "codec" in dials or "codec" not in recipes.RECIPES[recipe].dials:
-        return dict(dials)
-    donor = donated(given["codec"])
-    if getattr(donor, "codec", None) is None:
-        return dict(dials)  # `taken` will say what it has instead
-    found = {"codec": recipes.codec_spec(donor.recipe)}
-    shape = {"channels": donor.codec.data.channels} | ({"side": donor.codec.data.width} if side is None else {})
-    return found | shape | dict(dials)
-
-
-def donated(path: str | Path) -> Any:
-    """A trained system to take a stage from: a run of ours, or a published autoencoder as diffusers saves it."""
-    if (Path(path) / "config.json").exists() and not (Path(path) / "recipe.json").exists():
-        return recipes.from_diffusers(path)
-    return load_model(path)
 
 
 def _spoken(recipe: str, dials: Mapping[str, Any], size: str, side: int | None) -> dict[str, Any]:
@@ -294,29 +294,6 @@ def _build(request: Request) -> Any:
         return recipes.build(request.recipe, **request.dials)
 
 
-def _take_given(system: Any, request: Request) -> None:
-    """Fills the parts that other runs give, the larger ones first; WeightsError when they do not fit."""
-    for name, path in sorted((request.given or {}).items(), key=lambda item: item[0].count(".")):
-        mine, theirs = taken(system, name, donated(path), request.recipe, str(path))
-        _fill(mine, theirs, f"{name!r} of {request.recipe}", str(path))
-
-
-def _fill(mine: nn.Module, theirs: nn.Module, what: str, whence: str) -> None:
-    """All weights of one module from another, or none."""
-    own, other = mine.state_dict(), theirs.state_dict()
-    faults = [f"missing {name}" for name in own if name not in other]
-    faults += [f"unexpected {name}" for name in other if name not in own]
-    faults += [
-        f"reshaped {name}: {tuple(other[name].shape)}, not {tuple(value.shape)}"
-        for name, value in own.items()
-        if name in other and other[name].shape != value.shape
-    ]
-    if faults:
-        listed = "".join(f"\n  {fault}" for fault in itertools.islice(faults, 10))
-        raise WeightsError(f"{whence} does not fit {what}; nothing was taken. Build both with the same dials.{listed}")
-    mine.load_state_dict(other)
-
-
 def _go(
     run: Path,
     request: Request,
@@ -328,10 +305,11 @@ def _go(
     quiet: bool,
 ) -> Run:
     with Stop(run) as stop, watched(accelerator.num_processes, run):
-        stages = Stages(run, request, system, source, stop, accelerator, quiet, held)
+        course = Course(run, request, system, source, stop, accelerator, quiet, held)
+        stages = Stages(course)
         if state is not None:
             stages.restore(*state)
             if accelerator.is_main_process:
-                rewind(run, stages.offset + stages.stage_step)
+                rewind(run, course.offset + stages.stage_step)
         stages.go()
-    return Run(run, stages.offset, stages.loss, stages.spent)
+    return Run(run, course.offset, course.loss, course.spent)

@@ -10,6 +10,7 @@ middle has neither a picture to start from nor one to end with.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,12 +18,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sfumato.checkpoint import write_file
 from sfumato.core.classes import class_number
+from sfumato.core.errors import SfumatoError
+from sfumato.core.noise import derive
 from sfumato.data import Set
 from sfumato.systems import Cascade
 from sfumato.systems.abilities import can
-from sfumato.train.grid import tile
+from sfumato.train.course import Course
+from sfumato.train.fit import Step, seeded
+from sfumato.train.grid import png, tile
 
+log = logging.getLogger("sfumato")
+GRIDS = 4  # a stage, where no number of steps is given
 GRID = 16  # pictures or texts in one
 FRAME = 2  # pixels
 RIGHT, WRONG = (-0.6, 0.5, -0.4), (0.7, -0.7, -0.7)  # green and red, in [−1, 1]
@@ -30,9 +38,48 @@ RIGHT, WRONG = (-0.6, 0.5, -0.4), (0.7, -0.7, -0.7)  # green and red, in [−1, 
 Sheet = Tensor | list[str]  # (3, H, W) uint8, or texts
 
 
+class Sheets:
+    """Those of one stage."""
+
+    def __init__(self, course: Course, name: str, seed: int):
+        self.course, self.name, self.seed = course, name, seed
+        self.drawn = 0.0  # progress at the last one
+
+    def due(self, step: Step) -> bool:
+        every = self.course.request.sample_every
+        if every is None:
+            due = step.progress >= self.drawn + 1 / GRIDS and step.progress < 1
+            self.drawn = step.progress if due else self.drawn
+            return due
+        return every > 0 and step.step % every == 0
+
+    def write(self, step: int) -> None:
+        """The one of the run's `step`, of the weights as they are."""
+        course, found = self.course, None
+        if not course.main:
+            return
+        system, device = course.system, course.accelerator.device
+        training = system.training
+        system.eval()
+        try:
+            with torch.no_grad(), seeded(derive(self.seed, "grid"), device):
+                found = sheet(system, self.name, course.source, course.request.prompts, device)
+        except SfumatoError as error:  # a picture less is no reason to end a training
+            log.warning("No sample grid at step %d: %s", step, error)
+        system.train(training)
+        place = course.run / "samples"
+        if isinstance(found, Tensor):
+            write_file(place / f"{step}.png", png(found, {"run": course.run.name, "stage": self.name, "step": step}))
+        elif found is not None:
+            write_file(place / f"{step}.txt", "".join(f"{text}\n" for text in found).encode())
+
+
 def sheet(system: Any, stage: str, source: Set, prompts: Sequence[str] | None, device: Any) -> Sheet | None:
     """None where the stage has nothing to show. `system` is in eval mode, on its device."""
     part = part_of(system, stage)
+    codec = getattr(getattr(part, "last", part), "codec", None)
+    if codec is not None and not getattr(codec, "decodes", True):
+        return None  # vectors are no picture
     batch = source.batch(range(min(GRID, len(source))))
     if stage.endswith("codec") and can(part, "reconstructs"):
         return _rebuilt(part, batch, device) if "image" in part.entries else None

@@ -14,6 +14,17 @@ allocated. Only safetensors is read, since a pickle is a program. Weights become
 
 from sfumato.nn.published.convolutional import Autoencoder, autoencoder_kl, kl_pyramid, unet, vq, vq_pyramid
 from sfumato.nn.published.gpt2 import gpt2
-from sfumato.nn.published.vit import vit, vit_net
+from sfumato.nn.published.vit import vit, vit_labels, vit_net
 
-__all__ = ["Autoencoder", "autoencoder_kl", "gpt2", "kl_pyramid", "unet", "vit", "vit_net", "vq", "vq_pyramid"]
+__all__ = [
+    "Autoencoder",
+    "autoencoder_kl",
+    "gpt2",
+    "kl_pyramid",
+    "unet",
+    "vit",
+    "vit_labels",
+    "vit_net",
+    "vq",
+    "vq_pyramid",
+]

@@ -42,10 +42,10 @@ def vit_net(config: Config) -> Pooled:
         dropout=config.get("hidden_dropout_prob", 0.0),
         eps=config.get("layer_norm_eps", 1e-12),
     )
-    return Pooled(trunk, len(labels(config)))
+    return Pooled(trunk, len(vit_labels(config)))
 
 
-def labels(config: Config) -> list[str]:
+def vit_labels(config: Config) -> list[str]:
     """The names of the classes, by their numbers."""
     found = config.get("id2label") or {str(i): f"class {i}" for i in range(config.get("num_labels", 2))}
     try:

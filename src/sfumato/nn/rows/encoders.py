@@ -111,6 +111,8 @@ class Pooled(nn.Module):
     The weights of the last layer start at zero, as ViT's do: every class is equally likely, and the loss is log K.
     Of no classes, the states themselves are handed out."""
 
+    label_rows = ("head.weight", "head.bias")  # a row for each class, see train/tuning.py
+
     def __init__(self, trunk: PatchNet, classes: int, pool: Pool = "token"):
         super().__init__()
         self.trunk, self.pool = trunk, pool

@@ -1,4 +1,5 @@
-"""A denoiser of single vectors: MAR's head over one position, told its features (Li et al. 2024, arXiv:2406.11838).
+"""A denoiser of single vectors: MAR's head over one position, told its features (Li et al. 2024, arXiv:2406.11838), or
+an embedding, told its condition.
 
     x = W z,   c = e(t) + W_c condition.vector,   x ← x + g · W₂ φ(W₁ m(n(x)))  per block,   out = W′ m′(n(x))
 
@@ -31,14 +32,14 @@ class _Block(nn.Module):
 
 
 class VectorNet(nn.Module):
-    """z (M, 1, D), t (M,) in [0, 1], condition.vector (M, vector) → (M, 1, out)."""
+    """z (M, 1, D), t (M,) in [0, 1], condition.vector (M, vector) → (M, 1, out); `vector` None: it has no such door."""
 
-    def __init__(self, space: Sequence, out: int, *, width: int, depth: int, vector: int):
+    def __init__(self, space: Sequence, out: int, *, width: int, depth: int, vector: int | None = None):
         super().__init__()
         self.space, self.vector_width = space, vector
         self.enter = nn.Linear(space.width, width)
         self.time = TimeEmbedding(width)
-        self.vector = nn.Linear(vector, width)
+        self.vector = None if vector is None else nn.Linear(vector, width)
         self.blocks = nn.ModuleList(_Block(width) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.modulation = zero(nn.Linear(width, 2 * width))
@@ -47,7 +48,8 @@ class VectorNet(nn.Module):
     def forward(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
         check(self.space, z)
         check_doors("vector net", condition, vector=self.vector_width)
-        c = F.silu(self.time(t) + self.vector(condition.vector))
+        c = self.time(t)
+        c = F.silu(c if self.vector is None else c + self.vector(condition.vector))
         x = self.enter(z[:, 0])
         for block in self.blocks:
             x = block(x, c)

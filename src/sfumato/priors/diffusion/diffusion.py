@@ -16,8 +16,11 @@ that hold the ends, decoder −log N(x; z/α, (σ/α)²) at t₀ and terminal KL
 Where components have schedules of their own (GUD) the net is told their γ instead of the time, and what is `known`
 stays nearly clean all the way, instead of being put back at the level of the rest.
 
-Shapes: z (B, C, H, W) or (B, N, D); net(z, t (B,) or γ like z, condition) → the shape of z, or twice its channels (the
-last dimension for sequences).
+Where the length varies, presence is one more channel, ±1 (priors/presence.py), and what is not there is learned as
+zeros: the way from noise leads through it. It has no density, so no likelihood is claimed.
+
+Shapes: z (B, C, H, W), (B, N, D), or (B, N, D + 1); net(z, t (B,) or γ like z, condition) → the shape of z, or twice
+its channels (the last dimension for sequences).
 """
 
 from __future__ import annotations
@@ -32,12 +35,13 @@ from sfumato.core.condition import Condition
 from sfumato.core.contracts import Kind, Known, Latents, Prior, Terms
 from sfumato.core.errors import Misfit, UsageError
 from sfumato.core.noise import Noise
-from sfumato.core.space import Grid, Sequence, check
+from sfumato.core.space import Grid, Sequence, carried, check, varies
 from sfumato.core.tensors import against, mean_per_image
+from sfumato.priors import presence
 from sfumato.priors.diffusion import bound
 from sfumato.priors.diffusion.gamma import Held, Learned, Staggered, time_of
 from sfumato.priors.diffusion.importance import Importance
-from sfumato.priors.diffusion.path import Path, level
+from sfumato.priors.diffusion.path import Path, begun, level
 from sfumato.priors.diffusion.rolling import Move, Rolling, rolling
 from sfumato.priors.diffusion.solvers import QUIET, SOLVERS, Denoise, Prediction, State, configure, hold, solve, times
 from sfumato.priors.diffusion.target import TARGETS, WEIGHTINGS, combine, determinant, split, weigh
@@ -61,6 +65,7 @@ class Diffusion(Prior):
     """
 
     spaces = (Grid, Sequence)
+    varying = True
     space: Grid | Sequence
 
     def __init__(
@@ -87,7 +92,7 @@ class Diffusion(Prior):
         self.levels, self.learned_variance, self.clamp = levels, learned_variance, clamp
         self.steps, self.solver, self.grid = steps, solver, grid
         self.estimate, self.points, self.eight_bit, self.discrete = estimate, points, eight_bit, eight_bit
-        self.kind: Kind | None = "exact" if estimate in ("flow", "adaptive") else "bound"
+        self.kind: Kind | None = None if varies(space) else "exact" if estimate in ("flow", "adaptive") else "bound"
         self.importance = Importance(importance) if importance else None
         self._refuse_misfits()
 
@@ -164,7 +169,7 @@ class Diffusion(Prior):
     def prepare(self, latents: Latents) -> None:
         """Measures the components' variances, where the path's schedules depend on them."""
         if isinstance(self.path, Staggered):
-            self.path.fit(z for z, _ in latents())
+            self.path.fit(presence.signed(self.space, z) for z, _ in latents())
 
     def draw_times(self, noise: Noise) -> Tensor:
         """(B,) training times, evenly spread over the whole batch."""
@@ -179,7 +184,7 @@ class Diffusion(Prior):
         """denoise: the weighted squared error, mean over all entries (by "vlb" in nats per entry and unit of t);
         variance: 0.001 · the discrete bound in nats per entry, where the variance is learned; decoder and terminal:
         nats per entry, where the path's ends are learned."""
-        check(self.space, z)
+        z = presence.signed(self.space, check(self.space, z))
         path, u = self.path.drawn(noise, z), noise.spread()
         weight: Tensor | None = None
         if self.importance is not None:
@@ -253,6 +258,7 @@ class Diffusion(Prior):
         softness   of such schedules, other than trained with or within the range that was trained (gamma.Staggered.at)
         stop       the time at which to stop, and to take the picture so far: a preview, coarse where size orders
         """
+        known = presence.held(self.space, known)
         path = self._path(softness, None if known is None else known[1])
         grid = grid or self.grid or path.grid
         at = times(path, self.steps if steps is None else steps, grid, self.levels)
@@ -263,9 +269,9 @@ class Diffusion(Prior):
         def draw() -> Tensor:
             return noise.normal(*self.space.shape).to(eps)
 
-        eps = noise.normal(*self.space.shape) if start is None else check(self.space, start)
+        eps = noise.normal(*self.space.shape) if start is None else check(carried(self.space), start)
         at = at.to(eps)
-        z = _begun(path, at[0], eps, known)
+        z = begun(path, at[0], eps, known)
         if known is not None and path.scalar:
             step = hold(step, *known, rounds)
         for state in solve(step, path, denoise, z, at, draw):
@@ -289,9 +295,9 @@ class Diffusion(Prior):
     def sample(self, condition: Condition, noise: Noise, **options: Any) -> Tensor:  # type: ignore[override]
         """The end of `trajectory`, whose options these are; the picture so far where it was stopped before."""
         *_, last = self.trajectory(condition, noise, **options)
-        z, known = last.x if options.get("stop") else last.z, options.get("known")
+        z, known = last.x if options.get("stop") else last.z, presence.held(self.space, options.get("known"))
         assert z is not None
-        return z if known is None else torch.where(known[1], known[0], z)
+        return presence.rounded(self.space, z if known is None else torch.where(known[1], known[0], z))
 
     # whose signature it has, so that a wrong option is answered with the nearest
     sample.__wrapped__ = trajectory  # type: ignore[attr-defined]
@@ -330,7 +336,7 @@ class Diffusion(Prior):
         # up to the first turn's end beside the picture, which is held
         last = float(held.last.max())
         at = time_of(rolling.turn(steps, last) / last).to(known[0])
-        z = _begun(held, at[0], draw(), known)
+        z = begun(held, at[0], draw(), known)
         *_, now = solve(step, held, guided(held), z, at, draw)
         turn, denoise = time_of(rolling.turn(steps)).to(z), guided(path)
         now = State(now.z, turn[-1].expand(len(z)))
@@ -351,7 +357,7 @@ class Diffusion(Prior):
     ) -> Tensor:
         """The noise of unit variance from which a deterministic solver comes back to z (DDIM inversion): `sample`'s
         times walked upwards. The lowest level is z_{t₀} = α z + σ ε̂(α z, t₀), since ε̂ is not defined on data."""
-        check(self.space, z)
+        z = presence.signed(self.space, check(self.space, z))
         grid = grid or self.grid or self.path.grid
         up = times(self.path, self.steps if steps is None else steps, grid, self.levels)[:-1].flip(0).to(z)
         denoise = self.denoiser(condition)
@@ -367,6 +373,8 @@ class Diffusion(Prior):
         """(B,) nats by the `estimate` asked for, or chosen at construction: a sample of a lower bound on log p(z), or
         an unbiased estimate (Hutchinson's trace) of the exact log-density of the flow."""
         check(self.space, z)
+        if varies(self.space):
+            raise Misfit("A diffusion has no likelihood of how many vectors there are; an Autoregressive has.")
         denoise, estimate = self.denoiser(condition), estimate or self.estimate
         if estimate in ("flow", "adaptive"):
             if self.eight_bit:
@@ -377,16 +385,6 @@ class Diffusion(Prior):
                 raise UsageError("The discrete bound belongs to a chain of T steps, and this path has no levels.")
             return bound.discrete(self.path, denoise, z, noise, self.levels, self.eight_bit)
         return bound.continuous(self.path, denoise, z, noise, self.points, self.eight_bit)
-
-
-def _begun(path: Path, t: Tensor, eps: Tensor, known: Known | None) -> Tensor:
-    """The latent where a path begins, at t (): noise of its terminal size, and what is known at its level there."""
-    z = torch.as_tensor(path.terminal).to(eps) * eps
-    if known is None:
-        return z
-    value, mask = known
-    first = level(path, t.expand(len(eps)), eps)
-    return torch.where(mask, first.alpha * value + first.sigma * eps, z)
 
 
 def clamped(x: Tensor, kind: Clamp, quantile: float = 0.995) -> Tensor:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sfumato.core.contracts import Known
 from sfumato.core.errors import Misfit
 from sfumato.core.noise import Noise
 from sfumato.core.tensors import against
@@ -105,6 +106,16 @@ class Path(ABC):
 def level(path: Path, t: Tensor, z: Tensor) -> Level:
     """The path's level at times t (B,), ready to broadcast against z (B, …)."""
     return path(against(t, z))
+
+
+def begun(path: Path, t: Tensor, eps: Tensor, known: Known | None) -> Tensor:
+    """The latent where a path begins, at t (): noise of its terminal size, and what is known at its level there."""
+    z = torch.as_tensor(path.terminal).to(eps) * eps
+    if known is None:
+        return z
+    value, mask = known
+    first = level(path, t.expand(len(eps)), eps)
+    return torch.where(mask, first.alpha * value + first.sigma * eps, z)
 
 
 class Tabulated(Path):
