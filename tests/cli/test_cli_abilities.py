@@ -144,7 +144,7 @@ def test_texts_are_scored_and_reported(author, capsys):
     [
         (["sample"], "is a vit: it can classify, embed, but not draw. Recipes that can: gan, "),
         (["reconstruct", "PICTURE"], "but not reconstruct. Recipes that can:"),
-        (["encode", "PICTURE", "--out", "z.safetensors"], "but not encode and decode. Recipes that can:"),
+        (["encode", "PICTURE", "--out", "z.safetensors"], "but not encode. Recipes that can:"),
         (["edit", "PICTURE", "--mask", "PICTURE"], "but not draw. Recipes that can:"),
         (["interpolate", "PICTURE", "PICTURE"], "but not"),
     ],
@@ -163,7 +163,7 @@ def test_a_run_that_draws_is_told_what_classifies(trained, capsys, tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "p.png")
     code, _, err = here(capsys, "classify", run, tmp_path / "p.png")
     assert code == 2
-    assert "is a vq-ar: it can draw, encode and decode, reconstruct, give likelihoods, but not classify." in err
+    assert "is a vq-ar: it can draw, encode, decode, reconstruct, give likelihoods, but not classify." in err
     assert "Recipes that can: vit." in err
 
 

@@ -107,10 +107,8 @@ def _show_scores(found: dict[str, Any]) -> None:
     table(("score", "value", ""), [(n, f"{v:.4g}", arrow[better(n)]) for n, v in found["scores"].items()])
     protocol = found["protocol"]
     features, reference = protocol.get("features", {}), protocol.get("reference", {})
-    note(
-        f"Measured in {features.get('name', 'unnamed')} features against {reference.get('count')} pictures of "
-        f"{reference.get('set')}; `--json` prints the whole protocol."
-    )
+    looked = f"in {features['name']} features against" if features else "on"
+    note(f"Measured {looked} {reference.get('count')} rows of {reference.get('set')}; `--json` tells the protocol.")
 
 
 SCORE = Verb(

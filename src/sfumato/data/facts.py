@@ -105,8 +105,13 @@ class Facts(ABC):
 
     def subset(self, indices: Iterable[int]) -> Self:
         """The rows with these indices, in this order; labels keep their numbers."""
+        index = indices if isinstance(indices, np.ndarray) else np.fromiter(map(int, indices), np.int64)
+        if index.size and not -len(self) <= int(index.min()) <= int(index.max()) < len(self):
+            raise IndexError(
+                f"{self.name} has {len(self)} rows, and of these {index.min()} to {index.max()} are asked."
+            )
         part = self._of(
-            self._rows[[range(len(self))[int(i)] for i in indices]],
+            self._rows[index],
             identity=self._identity,
             label_ids=self._label_ids,
             labels=self.labels,

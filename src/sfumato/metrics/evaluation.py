@@ -134,7 +134,7 @@ class Evaluation:
 
     system: Any
     source: Any
-    features: Features
+    network: Features | None  # None where nothing asked for is looked at in features
     n: int
     seed: int = 0
     batch: int = 32
@@ -146,6 +146,12 @@ class Evaluation:
     gallery: Any = None  # where retrieval looks for the right picture; None: the set
     progress: Progress | None = None
     known: Reference | None = None
+
+    @property
+    def features(self) -> Features:
+        if self.network is None:
+            raise UsageError("These scores were to be measured without features. Hand some in.")
+        return self.network
 
     def tell(self, what: str, done: int, total: int) -> None:
         if self.progress is not None:
@@ -302,10 +308,10 @@ class Evaluation:
     def protocol(self) -> dict[str, Any]:
         """What all scores of this evaluation share; says only what was done."""
         found: dict[str, Any] = {
-            "features": self.features.protocol(),
+            **({} if self.network is None else {"features": self.network.protocol()}),
             "reference": _origin(self.source, len(self.rows), self.seed) if self.known is None else self.known.protocol,
             "seed": self.seed,
-            "images": "rounded to 8 bits",
+            **({"images": "rounded to 8 bits"} if "image" in getattr(self.system, "entries", ("image",)) else {}),
             "versions": {"sfumato": VERSION, "torch": torch.__version__, "python": platform.python_version()},
         }
         if "drawn" in self.__dict__:

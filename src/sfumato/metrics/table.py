@@ -42,6 +42,7 @@ class Score:
 
 
 Scores = dict[str, Score]
+FEATURED: tuple[Needs, ...] = ("samples", "reconstructions", "judge", "captions")  # what is looked at in features
 
 
 @dataclass(frozen=True)
@@ -339,12 +340,10 @@ def evaluate(
         raise UsageError(f"A score needs at least 2 pictures, not {n}.")
     if "lpips" in names and lpips is None:
         lpips = perceptual()
-    network = extractor(features) if isinstance(features, str) else features
-    network.to(getattr(system, "device", "cpu"))
     run = Evaluation(
         system,
         source,
-        network,
+        _network(features, chosen, getattr(system, "device", "cpu")),
         n,
         seed,
         batch,
@@ -368,6 +367,13 @@ def evaluate(
     protocol = {**run.protocol(), "scores": {name: dict(score.protocol) for name, score in found.items()}}
     protocol |= {"left_out": lost} if lost else {}
     return {"scores": {name: score.value for name, score in found.items()}, "protocol": protocol}
+
+
+def _network(features: Features | str, chosen: Iterable[tuple[str, Metric]], device: Any) -> Features | None:
+    """None where nothing that was chosen is looked at in features, unless they are handed in."""
+    if isinstance(features, str) and not any(metric.needs in FEATURED for _, metric in chosen):
+        return None
+    return (extractor(features) if isinstance(features, str) else features).to(device)
 
 
 def _measured(run: Evaluation, chosen: Iterable[tuple[str, Metric]], strict: bool) -> tuple[Scores, dict[str, str]]:

@@ -40,10 +40,10 @@ def section(opened: Opened) -> str:
         rows.append((name, float(value), words[better(name)], METRICS[metric].about if metric else ""))
     protocol = found.get("protocol", {})
     reference, features = protocol.get("reference", {}), protocol.get("features", {})
+    within = f", in the features of {features['name']}" if features.get("name") else ""
     told = page.paragraph(
-        f"Measured against {reference.get('count', 'some')} pictures of {reference.get('set', 'a set')}, in the "
-        f"features of {features.get('name', 'a network')}. A number means nothing by itself: compare it with one of "
-        "the same protocol only."
+        f"Measured against {reference.get('count', 'some')} rows of {reference.get('set', 'a set')}{within}. A number "
+        "means nothing by itself: compare it with one of the same protocol only."
     )
     whole = page.folded("The whole protocol", page.code(json.dumps(protocol, indent=1, ensure_ascii=False)))
     return page.section("Scores", told, page.table(rows, ("score", "value", "", "what it is")), whole)

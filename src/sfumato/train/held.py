@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from sfumato.core.contracts import Objective
@@ -33,13 +34,13 @@ LOOKS = 10  # a stage, and none of one of fewer than FIRST steps, which tell not
 FIRST = 50
 
 
-def split(source: Set, request: Request) -> tuple[Set, Set | None, str]:
+def split(source: Set, request: Request, most: int | None = MOST) -> tuple[Set, Set | None, str]:
     """(what is trained on, what of the held-out part is looked at, how that was chosen, in words)."""
     part = request.held_out
     if part == 0:
         return source, None, NONE
     if part is None:
-        own = _own_part(source, request)
+        own = _own_part(source, request, most)
         if own is not None:
             return source, *own
         count = min(MOST, round(PART * len(source))) if len(source) >= LARGE and source.files is not None else 0
@@ -47,25 +48,24 @@ def split(source: Set, request: Request) -> tuple[Set, Set | None, str]:
         count = round(part * len(source))
     if count < 1 or count >= len(source):
         return source, None, NONE
-    order = sorted(range(len(source)), key=lambda i: derive("held out", request.seed, i))
-    out = set(order[:count])
-    rest = [i for i in range(len(source)) if i not in out]
-    how = f"{count} of {len(source)} pictures, taken by chance"
-    how += f", of which {MOST} are looked at" if count > MOST else ""
-    return source.subset(rest), source.subset(sorted(order[: min(count, MOST)])), how
+    keys = np.fromiter((derive("held out", request.seed, i) for i in range(len(source))), np.int64, len(source))
+    chosen = np.argpartition(keys, count)[:count]  # of millions of rows a list would be more than the set
+    order = chosen[np.argsort(keys[chosen])]
+    left = np.ones(len(source), bool)
+    left[chosen] = False
+    how = f"{count} of {len(source)} {source.noun}, taken by chance"
+    how += f", of which {most} are looked at" if most is not None and count > most else ""
+    return source.subset(np.flatnonzero(left)), source.subset(np.sort(order[:most])), how
 
 
 def judged_on(source: Set, request: Request) -> tuple[Set, str]:
     """(what a training was not shown, all of it, and what that is in words): the set's own part, or else what was held
     out; or else the set itself."""
-    own = _own_part(source, request, most=None) if request.held_out is None else None
-    if own is not None:
-        return own
-    _, held, how = split(source, request)
-    return (source, "the pictures that it learned from") if held is None else (held, how)
+    _, held, how = split(source, request, most=None)
+    return (source, f"the {source.noun} that it learned from") if held is None else (held, how)
 
 
-def _own_part(source: Set, request: Request, most: int | None = MOST) -> tuple[Set, str] | None:
+def _own_part(source: Set, request: Request, most: int | None) -> tuple[Set, str] | None:
     if source.origin is None:
         return None
     for name in ("valid", "test"):
@@ -84,7 +84,7 @@ def _own_part(source: Set, request: Request, most: int | None = MOST) -> tuple[S
             continue  # its labels have other numbers
         step = 1 if most is None else max(1, len(own) // most)
         rows = range(0, len(own), step)[:most]
-        return own.subset(rows), f"{len(rows)} pictures of the part {name!r}"
+        return own.subset(rows), f"{len(rows)} {own.noun} of the part {name!r}"
     return None
 
 

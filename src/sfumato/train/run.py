@@ -107,21 +107,17 @@ def train(
     tune: bool = False,
     **dials: Any,
 ) -> Run:
-    """Trains all stages of a recipe that `from_` does not give. `steps` are for each stage, `minutes` for all together;
-    without either the recipe's plan decides. Dials that the data answer (classes, text) may be left out.
-
-    `held_out` is a part of the set that is not trained on (held.py says which, and what None means); `patience` ends a
-    stage after so many looks at it that were none better. `prompts` are captions or classes of the sample grids.
-    `background` and `allow_bad` are those of open_data. `from_` maps names of parts to runs (donors.py); with `tune`
-    what it gives is where training begins, not what is left as it is, and of "all" that is so anyway (tuning.py).
-    """
+    """Trains all stages of a recipe that `from_` does not give: a map of parts to runs (donors.py), which with `tune`
+    are where training begins (tuning.py). `steps` are for each stage, `minutes` for all together; without either the
+    recipe's plan decides. Dials that the data answer (classes, text) may be left out. `held_out` is a part of the set
+    that is not trained on (held.py); `patience` ends a stage after so many looks at it that were none better. `prompts`
+    are captions or classes of the sample grids; `background` and `allow_bad` are those of open_data."""
     dials, size, side = inherited(recipe, dials, from_ or {}, size, side)
-    run, dials = Path(out), _spoken(recipe, dials, size, side)
     request = Request(
         recipe=recipe,
         data=str(data),
         data_at=absolute(data),
-        dials=dials,
+        dials=_spoken(recipe, dials, size, side),
         size=size,
         side=side,
         steps=steps,
@@ -141,7 +137,7 @@ def train(
         allow_bad=allow_bad,
         tune=tune,
     )
-    return _begin(run, request, data, quiet)
+    return _begin(Path(out), request, data, quiet)
 
 
 def _begin(run: Path, request: Request, data: str | Path, quiet: bool) -> Run:
