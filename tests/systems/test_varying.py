@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sfumato.checkpoint import hash_tensors
-from sfumato.cli import drawing, main
+from sfumato.cli import coding, main, sampling
 from sfumato.core.condition import Condition
 from sfumato.core.contracts import Codec
 from sfumato.core.errors import Misfit
@@ -135,7 +135,7 @@ def test_latents_on_disk_are_bit_for_bit_those_of_the_codec(tmp_path):
 
 def test_files_of_latents_are_written_and_read(tmp_path, monkeypatch, capsys):
     made = system(8)
-    monkeypatch.setattr(drawing, "open_run", lambda run, device: made)
+    monkeypatch.setattr(coding, "open_run", lambda run, device, ability: made)
     picture = torch.full((8, 8), 255, dtype=torch.uint8)
     picture[:, 5:] = 0
     Image.fromarray(picture.numpy()).save(tmp_path / "five.png")
@@ -169,7 +169,8 @@ class Vectors(Codec):
 
 
 def test_what_draws_vectors_draws_no_picture_file(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(drawing, "open_run", lambda run, device: System(Vectors(), Standard(Sequence(1, 2))))
+    vectors = System(Vectors(), Standard(Sequence(1, 2)))
+    monkeypatch.setattr(sampling, "open_run", lambda run, device, ability: vectors)
     assert main(["sample", "run", "-n", "2", "--out", str(tmp_path / "x.png")]) != 0
     assert "Draw from a cascade" in capsys.readouterr().err
     assert not (tmp_path / "x.png").exists()
