@@ -24,7 +24,7 @@ LEVELS = torch.tensor([-1.0, 0.0, 1.0])
 class Vector(Codec):
     """A picture's vector, from which no picture comes back."""
 
-    kind, discrete = "exact", True
+    kind, discrete, decodes = "exact", True, False
 
     def __init__(self):
         super().__init__()
@@ -32,9 +32,6 @@ class Vector(Codec):
 
     def encode(self, x):
         return VECTORS[(x.mean((1, 2, 3)) > 0).long()][:, None]
-
-    def decode(self, z):
-        return z
 
     def lift(self, x, noise=None):
         return x, torch.zeros(len(x))
@@ -265,8 +262,9 @@ def test_what_nobody_hears_and_who_hears_nobody_are_refused():
         Cascade(small=first, large=hears("label"))
     with pytest.raises(Misfit, match="after 'middle' in the cascade hears"):
         Cascade(small=first, middle=hears("small"), large=hears("small"))
-    with pytest.raises(Misfit, match="'large' stands later"):  # a text is no picture
-        Cascade(text=System(Letter(), Table(Tokens(1, 3))), large=hears("picture"))
+    for first_drawn in (System(Letter(), Table(Tokens(1, 3))), System(Vector(), Table(Sequence(1, 2), k=2))):
+        with pytest.raises(Misfit, match="'large' stands later"):  # neither a text nor a vector is a picture
+            Cascade(meaning=first_drawn, large=hears("picture"))
     assert Cascade(small=first, large=hears("small", "label")).hears == ("label",)
 
 

@@ -49,12 +49,12 @@ class Square(Embedding):
 
 
 class Told(Conditioner):
-    """The picture, which is a vector here, as it is."""
+    """The vector, as it is."""
 
-    keys = ("picture",)
+    keys = ("vector",)
 
     def forward(self, given, noise=None):
-        return Condition(len(given["picture"]), vector=given["picture"][:, 0])
+        return Condition(len(given["vector"]), vector=given["vector"][:, 0])
 
     def null(self, rows):
         return Condition(rows, vector=torch.zeros(rows, 3))

@@ -153,7 +153,7 @@ def handed_on(systems: Mapping[str, System]) -> dict[str, dict[str, str]]:
     for place, (name, system) in enumerate(systems.items()):
         earlier, hears = names[:place], system.hears
         found[name] = {key: key for key in hears if key in earlier}
-        pictures = [other for other in earlier if "image" in systems[other].entries and other not in hears]
+        pictures = [other for other in earlier if _draws_pictures(systems[other]) and other not in hears]
         if "picture" in hears and "picture" not in earlier and pictures:
             found[name]["picture"] = pictures[-1]
         if place and not found[name]:
@@ -171,6 +171,10 @@ def handed_on(systems: Mapping[str, System]) -> dict[str, dict[str, str]]:
         if len(systems[name].entries) > 1:
             raise Misfit(f"{name!r} draws {' and '.join(systems[name].entries)} at once; only one thing is handed on.")
     return found
+
+
+def _draws_pictures(system: System) -> bool:
+    return "image" in system.entries and system.codec.decodes
 
 
 class AtItsOwnSize(nn.Module):
