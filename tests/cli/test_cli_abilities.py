@@ -179,3 +179,24 @@ def test_a_set_of_the_other_kind_is_refused_with_what_fits(author, capsys, tmp_p
     assert (code, "learns from texts" in err) == (3, True)
     code, _, err = here(capsys, "encode", folder / "run", "p.png", "--out", tmp_path / "z.safetensors")
     assert (code, "reads and draws texts" in err) == (2, True)
+
+
+def test_texts_that_are_longer_than_what_is_read_are_doubted(capsys, tmp_path):
+    lines = ["word " * 60 for _ in range(20)]
+    (tmp_path / "long.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    train_it = ["train", "words+autoregressive", tmp_path / "long.txt", "--out", tmp_path / "run", "--size", "xs"]
+    code, _, err = here(capsys, *train_it, "--steps", 1, "--score", 0)
+    assert code == 0
+    assert "of each 16 tokens are read, some 64" in err
+    assert "DATA:window=64" in err
+    cut = [
+        "train",
+        "words+autoregressive",
+        f"{tmp_path / 'long.txt'}:window=64",
+        "--out",
+        tmp_path / "b",
+        "--size",
+        "xs",
+    ]
+    code, _, err = here(capsys, *cut, "--steps", 1, "--score", 0)
+    assert (code, "the rest is not learned" in err) == (0, False)

@@ -25,6 +25,7 @@ from torch import nn
 
 from sfumato.core.contracts import Objective
 from sfumato.core.noise import Noise
+from sfumato.core.space import Tokens
 from sfumato.data import Set
 from sfumato.data.told import told
 from sfumato.train.donors import given_stages, kept
@@ -33,6 +34,7 @@ from sfumato.train.request import Request, plan_for
 
 log = logging.getLogger("sfumato")
 MOST = 200_000_000  # parameters of what is copied for an estimate
+USUAL = 4  # characters of a token
 REAL_BF16 = "AVX512"  # processors without it compute bf16 by way of fp32: here ten times as slowly
 
 
@@ -66,6 +68,7 @@ def opening(
         "held_out": held_out,
         "warnings": [
             *_doubts(request, plans, source, accelerator.device),
+            *_doubts_of_texts(system, source),
             *_doubts_of_patience(request, {name: system.stages()[name] for name in names}, held_out),
         ],
     }
@@ -157,6 +160,18 @@ def _doubts(request: Request, plans: dict[str, Any], source: Set, device: torch.
                 f"This processor ({kind}) does not compute in bf16: torch goes through fp32 and back, several times as "
                 "slowly. Leave --precision out."
             )
+
+
+def _doubts_of_texts(system: Any, source: Set) -> Iterator[str]:
+    """Texts that are longer than what is read of them, as far as their letters tell before there is an alphabet."""
+    if not isinstance(system.data, Tokens) or "characters" not in source.report:
+        return
+    mean, read = source.report["characters"]["mean"], system.data.length
+    if mean > USUAL * read:
+        yield (
+            f"The texts have {mean:,.0f} characters in the mean, and of each {read} tokens are read, some "
+            f"{USUAL * read}: the rest is not learned. Take a larger --context, or cut them: DATA:window={USUAL * read}."
+        )
 
 
 def _doubts_of_patience(request: Request, stages: dict[str, Objective], held_out: str) -> Iterator[str]:
