@@ -167,10 +167,10 @@ def _doubts_of_texts(system: Any, source: Set) -> Iterator[str]:
     if not isinstance(system.data, Tokens) or "characters" not in source.report:
         return
     mean, read = source.report["characters"]["mean"], system.data.length
-    if mean > USUAL * read:
+    if mean > (most := USUAL * read):
         yield (
-            f"The texts have {mean:,.0f} characters in the mean, and of each {read} tokens are read, some "
-            f"{USUAL * read}: the rest is not learned. Take a larger --context, or cut them: DATA:window={USUAL * read}."
+            f"The texts have {mean:,.0f} characters in the mean, and of each {read} tokens are read, some {most}: the rest "
+            f"is not learned. Take a larger --context, or cut them: DATA:window={most}."
         )
 
 
