@@ -159,3 +159,18 @@ def test_importing_the_package_does_not_import_torch():
     """`import sfumato` must answer at once (< 0.6 s); torch alone takes longer than that."""
     code = "import sys, sfumato, sfumato.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_recipe_over_a_latent_is_a_dozen_lines():
+    """What `over` builds, and every recipe of the rooms latents and masked: decorator aside, docstring aside."""
+    long = {}
+    for path in sorted((ROOT / "recipes").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.FunctionDef) or not any("add" in ast.dump(d) for d in node.decorator_list):
+                continue
+            calls = [call.func.id for call in ast.walk(node) if isinstance(call, ast.Call) and hasattr(call.func, "id")]
+            words = (node.body[0].end_lineno or 0) - node.body[0].lineno + 1  # of the docstring
+            lines = (node.end_lineno or 0) - node.lineno + 1 - words
+            if "over" in calls and lines > 12:
+                long[node.name] = lines
+    assert long == {}

@@ -169,8 +169,8 @@ def _doubts_of_texts(system: Any, source: Set) -> Iterator[str]:
     mean, read = source.report["characters"]["mean"], system.data.length
     if mean > (most := USUAL * read):
         yield (
-            f"The texts have {mean:,.0f} characters in the mean, and of each {read} tokens are read, some {most}: the rest "
-            f"is not learned. Take a larger --context, or cut them: DATA:window={most}."
+            f"The texts have {mean:,.0f} characters in the mean, and of each {read} tokens are read, some {most}: "
+            f"the rest is not learned. Take a larger --context, or cut them: DATA:window={most}."
         )
 
 
