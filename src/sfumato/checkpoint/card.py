@@ -13,6 +13,7 @@ from typing import Any
 
 from sfumato.checkpoint.disk import read_json
 from sfumato.core.errors import WeightsError
+from sfumato.systems.abilities import abilities, can, in_words
 from sfumato.version import VERSION
 
 UNSTATED = "not stated"
@@ -29,18 +30,16 @@ def card(system: Any, repository: str, run: Path | None, license: str | None, da
 
     recipe = system.recipe
     data, scores = _record(run, "data.json"), _record(run, "scores.json")
-    text = bool(recipe["dials"].get("text"))
     about = ModelCardData(
         license=license or "unknown",
         library_name="sfumato",
-        pipeline_tag="text-to-image" if text else "unconditional-image-generation",
+        pipeline_tag=_task(system),
         tags=["sfumato", recipe["name"]],
     )
     parts = [
         f"---\n{about.to_yaml()}\n---",
         f"# {repository.split('/')[1]}",
-        f"A `{recipe['name']}` of sfumato {VERSION}, an image generator composed of "
-        "a latent space, a prior over it and a condition.",
+        f"A `{recipe['name']}` of sfumato {VERSION}: it can {in_words(abilities(system))}.",
         "## Load it\n\n" + _how(system, repository),
         "## Recipe\n\n" + _table([("recipe", recipe["name"]), *recipe["dials"].items()]),
         "## Data\n\n" + _data(data, data_license),
@@ -50,18 +49,33 @@ def card(system: Any, repository: str, run: Path | None, license: str | None, da
     return "\n\n".join(parts) + "\n"
 
 
+def _task(system: Any) -> str:
+    """What the hub calls what it does."""
+    if can(system, "classifies"):
+        return "image-classification"
+    if system.entries == ("text",):
+        return "text-generation"
+    return "text-to-image" if "text" in system.hears else "unconditional-image-generation"
+
+
 def _how(system: Any, repository: str) -> str:
     dials = system.recipe["dials"]
     classes = list(getattr(system, "classes", ()))
+    load = f'```python\nimport sfumato\n\nsystem = sfumato.load("hub:{repository}")\n'
+    if can(system, "classifies"):
+        shape = ", ".join(map(str, system.data.shape))
+        called = f"p = system.classify(images)  # (n, {shape}) in [−1, 1] → (n, {system.count}), of system.classes"
+        return f"{load}{called}\n```\n\nIn the shell: `sfumato classify hub:{repository} photos/ --out what.csv`"
+    if system.entries == ("text",):
+        called = "texts = system.sample(4, seeds=range(4))"
+        return f"{load}{called}\n```\n\nIn the shell: `sfumato sample hub:{repository} -n 4`"
     given = ""
     if dials.get("text"):
         given = ', given={"text": ["a caption"] * 4}'
     elif classes:
         given = f', given={{"label": [{json.dumps(classes[0], ensure_ascii=False)}] * 4}}'
     return (
-        "```python\nimport sfumato\n\n"
-        f'system = sfumato.load("hub:{repository}")\n'
-        f"images = system.sample(4{given}, seeds=range(4))  # (4, C, H, W) in [−1, 1]\n```\n\n"
+        f"{load}images = system.sample(4{given}, seeds=range(4))  # (4, C, H, W) in [−1, 1]\n```\n\n"
         f"In the shell: `sfumato sample hub:{repository} -n 4 --out pictures.png`"
     )
 
@@ -70,7 +84,7 @@ def _data(data: dict[str, Any], license: str | None) -> str:
     name = _public(data.get("name") or UNSTATED)
     known = SHIPPED.get(name.partition(":")[0]) if data else None
     rows = [("set", name)]
-    rows += [(key, data[key]) for key in ("images", "captions", "side", "fingerprint") if key in data]
+    rows += [(key, data[key]) for key in ("images", "texts", "captions", "side", "fingerprint") if data.get(key)]
     return _table([*rows, ("licence of the pictures", license or known or UNSTATED)])
 
 

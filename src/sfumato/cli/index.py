@@ -57,6 +57,8 @@ def live() -> dict[str, list[Row]]:
     codecs += [{"name": name, "summary": about, "source": ""} for name, about in latents.READINGS.items()]
     data = [{"name": name, "summary": about, "source": "embedded"} for name, about in names().items()]
     data.append({"name": "PATH", "summary": "a folder, archive, webdataset or `datasets` directory", "source": "you"})
+    texts = "texts: .txt, .jsonl, .csv, .tsv or .parquet, a folder of them, or SET:captions"
+    data.append({"name": "TEXTS", "summary": texts, "source": "you"})
     data.append({"name": "hub:owner/name", "summary": "a data set of the hub", "source": "Hugging Face"})
     return {
         "recipes": [
