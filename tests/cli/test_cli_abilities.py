@@ -200,3 +200,8 @@ def test_texts_that_are_longer_than_what_is_read_are_doubted(capsys, tmp_path):
     ]
     code, _, err = here(capsys, *cut, "--steps", 1, "--score", 0)
     assert (code, "the rest is not learned" in err) == (0, False)
+
+
+def test_a_classifier_needs_labels(vit, capsys, tmp_path):
+    code, _, err = here(capsys, "train", "vit", vit / "set" / "one", "--out", tmp_path / "run")
+    assert (code, "has no labels. Put the pictures into a folder per class" in err) == (3, True)

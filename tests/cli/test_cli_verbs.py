@@ -74,6 +74,8 @@ def test_a_run_that_is_not_there_is_a_usage_error(verb, capsys, tmp_path):
         "upscale": [picture],
         "score": ["digits"],
         "push": ["someone/run"],
+        "classify": [picture],
+        "embed": [picture, "--out", tmp_path / "e.safetensors"],
     }
     save_file({"latent": torch.zeros(1, 2)}, tmp_path / "z.safetensors")
     code, out, err = here(capsys, verb, tmp_path / "nowhere", *more.get(verb, []))

@@ -395,7 +395,7 @@ def test_a_given_stage_that_does_not_fit_is_refused_whole(tmp_path, data, straig
         system.first.head = torch.nn.Linear(12, 16, bias=False)
         return system
 
-    from sfumato.train import run as module
+    from sfumato.train import donors as module
 
     monkeypatch.setattr(module, "load_model", lambda path: load_model(path, odd))
     with pytest.raises(WeightsError, match=r"missing head\.bias"):
