@@ -74,7 +74,8 @@ class Reading:
                 empty += 1
             else:
                 numbers = numbers and _NUMBER.fullmatch(row.text) is not None
-                digest.update(f"{json.dumps(row.label)}{row.text}\n".encode())
+                label = "" if row.label is None else json.dumps(row.label)
+                digest.update(f"{label}\t{row.text}\n".encode())
                 self._keep(row)
         self.tally.empty += empty
         self.good += file.good
