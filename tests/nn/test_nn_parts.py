@@ -10,7 +10,7 @@ from diffusers.models.embeddings import get_timestep_embedding
 from sfumato.core.condition import Condition
 from sfumato.core.errors import Misfit
 from sfumato.core.space import Grid, Sequence, Tokens
-from sfumato.nn import Critic, Decoder, Encoder, MaskedNet, PatchNet, TokenNet, VectorNet
+from sfumato.nn import Critic, Decoder, Encoder, MaskedNet, PatchNet, TokenNet, UNet, VectorNet
 from sfumato.nn.parts.attention import Attention
 from sfumato.nn.parts.embed import Positions, patchify, rotate, sinusoid, unpatchify
 from sfumato.nn.parts.layers import group_norm
@@ -264,3 +264,18 @@ def test_a_vector_net_starts_at_zero_and_learns_everywhere():
     with torch.no_grad():
         assert bool((net(z, t, c) != net(z, t, other)).all())
         assert bool((net(z, t, c) != net(z, t + 0.1, c)).all())
+
+
+def test_a_unet_of_patches_is_one_of_their_pixels_as_channels():
+    """The same weights, on pixels laid side by side; and a side that its patches do not divide comes back whole."""
+    shape = {"width": 8, "mults": (1, 2), "blocks": 1, "attention": (False, True)}
+    fine, coarse = UNet(2, 3, patch=2, **shape), UNet(8, 12, **shape)
+    with torch.no_grad():
+        for parameter in fine.parameters():
+            parameter.normal_(std=0.1)
+    coarse.load_state_dict(fine.state_dict())
+    x, t, none = torch.randn(2, 2, 8, 12), torch.rand(2), Condition.none(2)
+    with torch.no_grad():
+        inside = F.pixel_shuffle(coarse(F.pixel_unshuffle(x, 2), t, none), 2)
+        assert torch.equal(fine(x, t, none), inside)
+        assert fine(x[..., :7, :9], t, none).shape == (2, 3, 7, 9)

@@ -27,6 +27,7 @@ def unet(dims: Unet, channels: int, out: int, doors: Doors, grid: int | None = N
         attention=dims.attention,
         head=dims.head,
         dropout=dims.dropout,
+        patch=dims.patch,
         vector=doors.vector,
         context=doors.context,
         grid=grid,

@@ -18,7 +18,7 @@ from sfumato.systems import Cascade, System
 
 
 def _halvings(size: Size) -> int:
-    return 2 ** (len(PIXEL_UNET[size].mults) - 1)
+    return PIXEL_UNET[size].patch * 2 ** (len(PIXEL_UNET[size].mults) - 1)
 
 
 @add("ddpm", planner("diffusion"))

@@ -53,6 +53,7 @@ class Unet:
     attention: tuple[bool, ...]  # per level, from fine to coarse
     head: int | None = None
     dropout: float = 0.0
+    patch: int = 1
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
     level i:  `blocks` × [residual block, attention?], then half the side          width · mults[i] channels
     middle:   residual block, attention, residual block
     level i:  (blocks + 1) × [residual block on (h, bridge), attention?], then twice the side
-    out = W₀ · φ(n(h)),  W₀ = 0 at the start
+    out = W₀ · φ(n(h)),  W₀ = 0 at the start                                       of `patch`² pixels at each place
 
 Attention looks at its own grid; where the net has `context`, it is a transformer block that also looks at
 condition.sequence (latent diffusion's "spatial transformer", arXiv:2112.10752). condition.grid is concatenated to z.
@@ -133,6 +133,7 @@ class UNet(nn.Module):
     vector, context, grid   widths of condition.vector, .sequence, and the channels of .grid; None: no such door
     scaled      the embedding scales as well as shifts (ADM)
     groups      of the group norms; None: chosen by width
+    patch       pixels a side that enter as one, and leave so: four times the width for the time that a picture takes
     """
 
     def __init__(
@@ -156,25 +157,26 @@ class UNet(nn.Module):
         padding: Padding = "both",
         cosine_first: bool = True,
         shift: float = 0.0,
+        patch: int = 1,
     ):
         super().__init__()
         if len(attention) != len(mults):
             raise Misfit(f"{len(mults)} levels need as many answers to 'attention here?', not {len(attention)}.")
         if context is not None and not (middle_attention or any(attention)):
             raise Misfit("A net with a context needs attention somewhere to look at it.")
-        self.factor = 2 ** (len(mults) - 1)
+        self.patch, self.factor = patch, patch * 2 ** (len(mults) - 1)
         self.in_channels, self.out_channels = in_channels, out_channels
         self.vector_width, self.context_width, self.grid_channels = vector, context, grid
         widths = [width * m for m in mults]
         parts = Parts(4 * width, head, context, scaled, dropout, groups, eps, padding)
         self.time = TimeEmbedding(4 * width, width, cosine_first=cosine_first, shift=shift)
         self.vector = None if vector is None else nn.Linear(vector, 4 * width)
-        self.enter = nn.Conv2d(in_channels + (grid or 0), width, 3, padding=1)
+        self.enter = nn.Conv2d((in_channels + (grid or 0)) * patch**2, width, 3, padding=1)
         self.down = nn.ModuleList(parts.descend(width, widths, blocks, attention))
         self.middle = parts.floor([widths[-1]] * 2, widths[-1], 1 if middle_attention else 0)
         self.up = nn.ModuleList(parts.ascend(width, widths, blocks, attention))
         self.norm = group_norm(widths[0], groups, eps)
-        self.exit = zero(nn.Conv2d(widths[0], out_channels, 3, padding=1))
+        self.exit = zero(nn.Conv2d(widths[0], out_channels * patch**2, 3, padding=1))
 
     def forward(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
         check_doors("U-Net", condition, vector=self.vector_width, sequence=self.context_width, grid=self.grid_channels)
@@ -186,7 +188,7 @@ class UNet(nn.Module):
         e = self.time(t)
         if self.vector is not None:
             e = e + self.vector(condition.vector)
-        h = self.enter(z)
+        h = self.enter(F.pixel_unshuffle(z, self.patch))
         bridges = [h]
         for level in self.down:
             assert isinstance(level, Level)
@@ -204,4 +206,4 @@ class UNet(nn.Module):
                 h = level.stage(i, torch.cat([h, bridges.pop()], dim=1), e, condition)
             if level.resample is not None:
                 h = level.resample(h)
-        return self.exit(F.silu(self.norm(h)))[..., :high, :wide]
+        return F.pixel_shuffle(self.exit(F.silu(self.norm(h))), self.patch)[..., :high, :wide]
