@@ -73,6 +73,11 @@ WORDS = [
     "upscale gud a.png",
     "score run digits -n 8",
     "report run",
+    f"train vit digits --out vit {TRAIN}",
+    "classify vit a.png",
+    "embed vit a.png --out e.safetensors",
+    f"train words+autoregressive emoji:food+captions --out words {TRAIN}",
+    "sample words -n 1",
     "push run someone/run",
 ]
 
