@@ -86,7 +86,7 @@ MULTS = {1: (1,), 2: (1, 2), 4: (1, 2, 4), 8: (1, 2, 4, 4), 16: (1, 1, 2, 2, 4),
 
 PIXEL_UNET: dict[Size, Unet] = {
     "xs": Unet(32, (1, 2), 1, (False, True)),
-    "s": Unet(32, (1, 2, 2), 1, (False, False, True)),
+    "s": Unet(32, (1, 2, 2), 1, (False, False, True), patch=2),  # three times the steps: docs/results/unet-patch.json
     "m": Unet(128, (1, 2, 2), 2, (False, True, True), head=64),
     "paper": Unet(128, (1, 2, 2, 2), 2, (False, True, False, False), dropout=0.1),  # Ho et al. 2020, CIFAR-10: 35.7 M
 }
