@@ -188,3 +188,9 @@ def test_the_empirical_letters_are_those_of_the_prior(words):
     found = torch.bincount(z.flatten(), minlength=4) / z.numel()
     assert bool(((found - prior.p).abs() < 4.5 * (prior.p * (1 - prior.p) / z.numel()).sqrt()).all())
     assert math.isclose(float(prior.p.sum()), 1.0, rel_tol=1e-6)
+
+
+@pytest.mark.parametrize("given", [7, "red", ["red"]])
+def test_what_is_given_is_a_mapping(words, given):
+    with pytest.raises(UsageError, match="given"):
+        System(words, Letters(words.space)).sample(1, given)

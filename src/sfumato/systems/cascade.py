@@ -29,7 +29,7 @@ from sfumato.core.noise import Noise, derive
 from sfumato.core.registry import nearest
 from sfumato.core.space import Grid, Space
 from sfumato.systems import shown
-from sfumato.systems.inputs import check_seeds
+from sfumato.systems.inputs import check_seeds, keys_of
 from sfumato.systems.options import of_each
 from sfumato.systems.system import System, Watch
 
@@ -132,7 +132,7 @@ class Cascade(nn.Module):
     ) -> dict[str, Any]:
         """What every system drew, by its name; see `sample`."""
         roots = check_seeds(n, seeds)
-        if wrong := next((key for key in given or {} if key not in self.hears), None):
+        if wrong := next((key for key in keys_of(given) if key not in self.hears), None):
             advice = nearest(wrong, self.hears) if self.hears else ""
             raise UsageError(f"The cascade is not conditioned on {wrong!r}. {advice}")
         told = of_each({name: system.prior for name, system in self.named()}, options)

@@ -82,6 +82,11 @@ def _size(picture: Tensor) -> str:
     return f"{picture.shape[-1]}×{picture.shape[-2]}"
 
 
+def keys_of(given: Any) -> tuple[str, ...]:
+    """The keys of what is given; none of what is no mapping, which `as_rows` refuses."""
+    return tuple(given) if isinstance(given, Mapping) else ()
+
+
 def as_rows(given: Mapping[str, Any] | None, n: int, names: Sequence[str] = ()) -> dict[str, Any]:
     """Every value as n rows: one value (a string, a number, a single row) stands for all. Classes may be named."""
     if given is not None and not isinstance(given, Mapping):

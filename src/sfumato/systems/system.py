@@ -38,7 +38,7 @@ from sfumato.core.space import Space, Tokens, check, size
 from sfumato.systems import matter, shown
 from sfumato.systems.between import interpolate
 from sfumato.systems.extend import extend
-from sfumato.systems.inputs import as_rows, check_batch, check_images, check_mask, check_seeds, take
+from sfumato.systems.inputs import as_rows, check_batch, check_images, check_mask, check_seeds, keys_of, take
 from sfumato.systems.misfits import refuse_misfits
 from sfumato.systems.options import check_options, check_scale
 from sfumato.systems.whole import Watch
@@ -204,7 +204,7 @@ class System(nn.Module):
         """
         prior, seeds = self._prior(), check_seeds(n, seeds)
         check_options(prior, options)
-        fixed = [key for key in given or {} if key in self.codec.holds]
+        fixed = [key for key in keys_of(given) if key in self.codec.holds]
         if fixed and known is not None:
             raise UsageError(
                 f"Parts of the latent are known, so {fixed[0]!r}, which fixes a part of it, cannot be given."
@@ -376,7 +376,7 @@ class System(nn.Module):
     def said(self, given: Given | None, n: int) -> dict[str, Any]:
         """`given` as n rows. A system without a condition listens to nothing, and says so."""
         if self.conditioner is None:
-            deaf = [key for key in given or {} if key not in self.codec.holds]
+            deaf = [key for key in keys_of(given) if key not in self.codec.holds]
             if deaf and isinstance(self.codec.reads, tuple) and deaf[0] in self.codec.reads:
                 self.codec.hold(as_rows({deaf[0]: (given or {})[deaf[0]]}, n), n)  # raises, and says why it holds none
             if deaf:
